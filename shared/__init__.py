@@ -1,0 +1,1 @@
+"""What every service speaks. Imports nothing of services/."""

@@ -1,0 +1,517 @@
+"""Every register that Holdfast knows, one row each. The only place that spells an offset or a bit.
+
+Offsets in a capability's table are relative to the capability; those in HEADER, TYPE0 and TYPE1 to the function.
+Section numbers are those of PCI Express Base r6.2 unless another document is named. Bit names follow Linux'
+`include/uapi/linux/pci_regs.h`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum, IntFlag
+from typing import Final
+
+CONFIG_SPACE_SIZE: Final = 4096  # §7.2
+EXTENDED_START: Final = 0x100  # §7.6.1: extended capabilities begin here
+CAPABILITY_POINTER: Final = 0x34  # §7.5.1.1.11
+
+
+@dataclass(frozen=True, slots=True)
+class Register:
+    """One register: where it is, which bits software may change and how, and what a reset leaves of it.
+
+    `rw` bits take what is written; `rw1c` bits are cleared by writing one; all others are read-only. `sticky` bits
+    survive a hot reset (§7.4, RW1CS and RWS); the rest fall back to what they were at power-on. `restored` says that
+    software puts the register back after a reset, and in which turn (0: never).
+    """
+
+    name: str
+    offset: int
+    width: int
+    section: str
+    rw: int = 0
+    rw1c: int = 0
+    sticky: int = 0
+    restored: int = 0
+
+
+class CapabilityId(IntEnum):
+    """Capability ids of the first 256 bytes (PCI Code and ID Assignment r1.11 §2)."""
+
+    POWER_MANAGEMENT = 0x01
+    MSI = 0x05
+    EXPRESS = 0x10
+    MSI_X = 0x11
+    ADVANCED_FEATURES = 0x13
+
+
+class ExtendedId(IntEnum):
+    """Extended capability ids (PCI Code and ID Assignment r1.11 §3)."""
+
+    AER = 0x0001
+    DEVICE_SERIAL_NUMBER = 0x0003
+    ACS = 0x000D
+    SRIOV = 0x0010
+    RESIZABLE_BAR = 0x0015
+    LTR = 0x0018
+    DPC = 0x001D
+
+
+class DeviceType(IntEnum):
+    """Device/Port Type of the PCI Express Capabilities Register (§7.5.3.2)."""
+
+    ENDPOINT = 0x0
+    LEGACY_ENDPOINT = 0x1
+    ROOT_PORT = 0x4
+    UPSTREAM_PORT = 0x5
+    DOWNSTREAM_PORT = 0x6
+    PCIE_TO_PCI_BRIDGE = 0x7
+    PCI_TO_PCIE_BRIDGE = 0x8
+    ROOT_COMPLEX_ENDPOINT = 0x9
+    ROOT_COMPLEX_EVENT_COLLECTOR = 0xA
+
+    @property
+    def is_downstream_port(self) -> bool:
+        """A port whose link leads away from the root: the only kind that has slots, containment and a link below."""
+        return self in {DeviceType.ROOT_PORT, DeviceType.DOWNSTREAM_PORT}
+
+    @property
+    def is_bridge(self) -> bool:
+        """A function with a type 1 header."""
+        return self in {
+            DeviceType.ROOT_PORT,
+            DeviceType.UPSTREAM_PORT,
+            DeviceType.DOWNSTREAM_PORT,
+            DeviceType.PCIE_TO_PCI_BRIDGE,
+            DeviceType.PCI_TO_PCIE_BRIDGE,
+        }
+
+
+class Command(IntFlag):
+    """§7.5.1.1.3."""
+
+    IO_SPACE = 0x0001
+    MEMORY_SPACE = 0x0002
+    BUS_MASTER = 0x0004
+    PARITY_RESPONSE = 0x0040
+    SERR = 0x0100
+    INTX_DISABLE = 0x0400
+
+
+class BridgeControl(IntFlag):
+    """§7.5.1.3.13."""
+
+    PARITY_RESPONSE = 0x0001
+    SERR = 0x0002
+    ISA = 0x0004
+    VGA = 0x0008
+    SECONDARY_BUS_RESET = 0x0040
+
+
+class HeaderType(IntFlag):
+    """§7.5.1.1.9."""
+
+    BRIDGE = 0x01
+    MULTI_FUNCTION = 0x80
+
+
+class DeviceCapabilities(IntFlag):
+    """§7.5.3.3."""
+
+    ROLE_BASED_ERRORS = 0x0000_8000
+    FUNCTION_LEVEL_RESET = 0x1000_0000
+
+
+class DeviceControl(IntFlag):
+    """§7.5.3.4."""
+
+    CORRECTABLE_REPORTING = 0x0001
+    NONFATAL_REPORTING = 0x0002
+    FATAL_REPORTING = 0x0004
+    UNSUPPORTED_REQUEST_REPORTING = 0x0008
+    RELAXED_ORDERING = 0x0010
+    INITIATE_FLR = 0x8000
+
+
+class DeviceStatus(IntFlag):
+    """§7.5.3.5."""
+
+    CORRECTABLE_DETECTED = 0x0001
+    NONFATAL_DETECTED = 0x0002
+    FATAL_DETECTED = 0x0004
+    UNSUPPORTED_REQUEST_DETECTED = 0x0008
+    TRANSACTIONS_PENDING = 0x0020
+
+
+class LinkCapabilities(IntFlag):
+    """§7.5.3.6 (speed and width are fields: LINK_SPEED, LINK_WIDTH)."""
+
+    SURPRISE_DOWN_REPORTING = 0x0008_0000
+    LINK_ACTIVE_REPORTING = 0x0010_0000
+
+
+class LinkControl(IntFlag):
+    """§7.5.3.7."""
+
+    LINK_DISABLE = 0x0010
+    RETRAIN_LINK = 0x0020
+
+
+class LinkStatus(IntFlag):
+    """§7.5.3.8 (speed and width are fields: LINK_SPEED, LINK_WIDTH)."""
+
+    LINK_TRAINING = 0x0800
+    LINK_ACTIVE = 0x2000
+
+
+LINK_SPEED: Final = 0x000F  # of LinkCapabilities, LinkStatus and LinkControl2: 1 = 2.5, 2 = 5, 3 = 8, 4 = 16 GT/s
+LINK_WIDTH: Final = 0x03F0  # of LinkCapabilities and LinkStatus: lanes
+LINK_WIDTH_SHIFT: Final = 4
+
+
+class SlotCapabilities(IntFlag):
+    """§7.5.3.9 (the slot's number is a field: SLOT_NUMBER_SHIFT)."""
+
+    ATTENTION_BUTTON = 0x0000_0001
+    POWER_CONTROLLER = 0x0000_0002
+    MRL_SENSOR = 0x0000_0004
+    ATTENTION_INDICATOR = 0x0000_0008
+    POWER_INDICATOR = 0x0000_0010
+    HOTPLUG_SURPRISE = 0x0000_0020
+    HOTPLUG_CAPABLE = 0x0000_0040
+    INTERLOCK = 0x0002_0000
+    NO_COMMAND_COMPLETED = 0x0004_0000
+
+
+SLOT_NUMBER_SHIFT: Final = 19
+
+
+class SlotControl(IntFlag):
+    """§7.5.3.10. Indicators are two-bit fields: see Indicator."""
+
+    ATTENTION_BUTTON_ENABLE = 0x0001
+    POWER_FAULT_ENABLE = 0x0002
+    MRL_CHANGED_ENABLE = 0x0004
+    PRESENCE_CHANGED_ENABLE = 0x0008
+    COMMAND_COMPLETED_ENABLE = 0x0010
+    HOTPLUG_INTERRUPT_ENABLE = 0x0020
+    POWER_OFF = 0x0400
+    INTERLOCK = 0x0800
+    LINK_STATE_CHANGED_ENABLE = 0x1000
+    IN_BAND_PRESENCE_DISABLE = 0x4000
+
+
+ATTENTION_INDICATOR: Final = 0x00C0  # field of SlotControl
+ATTENTION_INDICATOR_SHIFT: Final = 6
+POWER_INDICATOR: Final = 0x0300  # field of SlotControl
+POWER_INDICATOR_SHIFT: Final = 8
+SLOT_MASKED: Final = SlotControl.PRESENCE_CHANGED_ENABLE | SlotControl.LINK_STATE_CHANGED_ENABLE  # what a lease clears
+
+
+class Indicator(IntEnum):
+    """Values of the two indicator fields of Slot Control (§7.5.3.10)."""
+
+    ON = 1
+    BLINK = 2
+    OFF = 3
+
+
+class SlotStatus(IntFlag):
+    """§7.5.3.11."""
+
+    ATTENTION_BUTTON_PRESSED = 0x0001
+    POWER_FAULT_DETECTED = 0x0002
+    MRL_CHANGED = 0x0004
+    PRESENCE_CHANGED = 0x0008
+    COMMAND_COMPLETED = 0x0010
+    MRL_OPEN = 0x0020
+    PRESENCE = 0x0040
+    INTERLOCK_ENGAGED = 0x0080
+    LINK_STATE_CHANGED = 0x0100
+
+
+class SlotCapabilities2(IntFlag):
+    """§7.5.3.22."""
+
+    IN_BAND_PRESENCE_DISABLE_SUPPORTED = 0x0000_0001
+
+
+class RootControl(IntFlag):
+    """§7.5.3.12."""
+
+    SERR_ON_CORRECTABLE = 0x0001
+    SERR_ON_NONFATAL = 0x0002
+    SERR_ON_FATAL = 0x0004
+    PME_INTERRUPT_ENABLE = 0x0008
+    RRS_SOFTWARE_VISIBILITY = 0x0010
+
+
+class Uncorrectable(IntFlag):
+    """AER uncorrectable errors (§7.8.4.2). Short names for logs stand in `shared.pcie.errors`."""
+
+    UNDEFINED = 1 << 0
+    DATA_LINK_PROTOCOL = 1 << 4
+    SURPRISE_DOWN = 1 << 5
+    POISONED_TLP = 1 << 12
+    FLOW_CONTROL_PROTOCOL = 1 << 13
+    COMPLETION_TIMEOUT = 1 << 14
+    COMPLETER_ABORT = 1 << 15
+    UNEXPECTED_COMPLETION = 1 << 16
+    RECEIVER_OVERFLOW = 1 << 17
+    MALFORMED_TLP = 1 << 18
+    ECRC = 1 << 19
+    UNSUPPORTED_REQUEST = 1 << 20
+    ACS_VIOLATION = 1 << 21
+    INTERNAL = 1 << 22
+    BLOCKED_TLP = 1 << 23
+    ATOMIC_OP_EGRESS_BLOCKED = 1 << 24
+    TLP_PREFIX_BLOCKED = 1 << 25
+    POISONED_TLP_EGRESS_BLOCKED = 1 << 26
+    DMWR_EGRESS_BLOCKED = 1 << 27
+    IDE_CHECK_FAILED = 1 << 28
+    MISROUTED_IDE_TLP = 1 << 29
+    PCRC_CHECK_FAILED = 1 << 30
+    TLP_TRANSLATION_BLOCKED = 1 << 31
+
+
+UNCORRECTABLE_FATAL_DEFAULT: Final = 0x0046_2030  # §7.8.4.4: severity at power-on, DLP SDES FCP RxOF MalfTLP Internal
+
+
+class Correctable(IntFlag):
+    """AER correctable errors (§7.8.4.5)."""
+
+    RECEIVER_ERROR = 1 << 0
+    BAD_TLP = 1 << 6
+    BAD_DLLP = 1 << 7
+    REPLAY_ROLLOVER = 1 << 8
+    REPLAY_TIMEOUT = 1 << 12
+    ADVISORY_NONFATAL = 1 << 13
+    INTERNAL = 1 << 14
+    HEADER_LOG_OVERFLOW = 1 << 15
+
+
+FIRST_ERROR_POINTER: Final = 0x1F  # field of AER Capabilities and Control (§7.8.4.7)
+
+
+class RootErrorCommand(IntFlag):
+    """§7.8.4.9."""
+
+    CORRECTABLE_ENABLE = 0x1
+    NONFATAL_ENABLE = 0x2
+    FATAL_ENABLE = 0x4
+
+
+class RootErrorStatus(IntFlag):
+    """§7.8.4.10 (the interrupt message number is a field: ROOT_ERROR_MESSAGE_SHIFT)."""
+
+    CORRECTABLE_RECEIVED = 0x01
+    MULTIPLE_CORRECTABLE = 0x02
+    UNCORRECTABLE_RECEIVED = 0x04
+    MULTIPLE_UNCORRECTABLE = 0x08
+    FIRST_FATAL = 0x10
+    NONFATAL_RECEIVED = 0x20
+    FATAL_RECEIVED = 0x40
+
+
+ROOT_ERROR_MESSAGE_SHIFT: Final = 27
+EXPRESS_MESSAGE_SHIFT: Final = 9  # interrupt message number of Express Capabilities (§7.5.3.2): hotplug and PME
+EXPRESS_MESSAGE: Final = 0x3E00
+EXPRESS_TYPE_SHIFT: Final = 4
+EXPRESS_TYPE: Final = 0x00F0
+EXPRESS_SLOT_IMPLEMENTED: Final = 0x0100
+
+
+class DpcCapabilities(IntFlag):
+    """§7.9.14.2 (bits 4:0 are the interrupt message number: DPC_MESSAGE)."""
+
+    RP_EXTENSIONS = 0x0020
+    POISONED_TLP_EGRESS_BLOCKING = 0x0040
+    SOFTWARE_TRIGGERING = 0x0080
+    DL_ACTIVE_ERR_COR = 0x1000
+
+
+DPC_MESSAGE: Final = 0x001F
+
+
+class DpcControl(IntFlag):
+    """§7.9.14.3."""
+
+    TRIGGER_ON_FATAL = 0x0001
+    TRIGGER_ON_NONFATAL = 0x0002
+    COMPLETION_CONTROL = 0x0004
+    INTERRUPT_ENABLE = 0x0008
+    ERR_COR_ENABLE = 0x0010
+    SOFTWARE_TRIGGER = 0x0040
+
+
+class DpcStatus(IntFlag):
+    """§7.9.14.4. The reason is a field: DPC_REASON and DPC_REASON_EXTENSION."""
+
+    TRIGGER = 0x0001
+    INTERRUPT = 0x0008
+    RP_BUSY = 0x0010
+
+
+DPC_REASON: Final = 0x0006
+DPC_REASON_SHIFT: Final = 1
+DPC_REASON_EXTENSION: Final = 0x0060
+DPC_REASON_EXTENSION_SHIFT: Final = 5
+DPC_RP_PIO_FIRST_ERROR: Final = 0x1F00
+DPC_RP_PIO_FIRST_ERROR_SHIFT: Final = 8
+
+
+class DpcReason(IntEnum):
+    """Trigger reason and its extension, joined: values of 3 and more are reason 11b with the extension (§7.9.14.4)."""
+
+    UNCORRECTABLE = 0
+    ERR_NONFATAL = 1
+    ERR_FATAL = 2
+    RP_PIO = 3
+    SOFTWARE = 4
+
+
+class MsiControl(IntFlag):
+    """§7.7.1.2."""
+
+    ENABLE = 0x0001
+    MULTIPLE_CAPABLE_32 = 0x000A  # field 3:1 = 101b: 32 vectors
+    ADDRESS_64 = 0x0080
+
+
+_WORD: Final = 0xFFFF
+_DWORD: Final = 0xFFFF_FFFF
+_UNCORRECTABLE: Final = 0xFFFF_F030  # every bit that §7.8.4.2 defines
+_CORRECTABLE: Final = 0x0000_F1C1  # every bit that §7.8.4.5 defines
+
+# Turns of the restore (DESIGN 5, coordinator): bus numbers and windows first, so that what is below can be reached;
+# Resizable BAR before BARs; the command register last.
+_ROUTING, _SIZES, _BARS, _CAPABILITIES, _ENABLES, _COMMAND = range(1, 7)
+
+VENDOR_ID: Final = Register("Vendor ID", 0x00, 2, "7.5.1.1.1")
+DEVICE_ID: Final = Register("Device ID", 0x02, 2, "7.5.1.1.2")
+COMMAND: Final = Register("Command", 0x04, 2, "7.5.1.1.3", rw=0x0547, restored=_COMMAND)
+STATUS: Final = Register("Status", 0x06, 2, "7.5.1.1.4", rw1c=0xF900)
+REVISION_AND_CLASS: Final = Register("Revision ID and Class Code", 0x08, 4, "7.5.1.1.5")
+CACHE_LINE_SIZE: Final = Register("Cache Line Size", 0x0C, 1, "7.5.1.1.7", rw=0xFF, restored=_CAPABILITIES)
+HEADER_TYPE: Final = Register("Header Type", 0x0E, 1, "7.5.1.1.9")
+INTERRUPT_LINE: Final = Register("Interrupt Line", 0x3C, 1, "7.5.1.1.12", rw=0xFF, restored=_CAPABILITIES)
+HEADER: Final = (
+    VENDOR_ID, DEVICE_ID, COMMAND, STATUS, REVISION_AND_CLASS, CACHE_LINE_SIZE, HEADER_TYPE, INTERRUPT_LINE,
+)  # fmt: skip
+
+# Which BAR bits are writable depends on the size of the function's windows: the machine sets `rw` for each.
+BAR: Final = tuple(Register(f"BAR {n}", 0x10 + 4 * n, 4, "7.5.1.2.1", restored=_BARS) for n in range(6))
+SUBSYSTEM_VENDOR_ID: Final = Register("Subsystem Vendor ID", 0x2C, 2, "7.5.1.2.3")
+SUBSYSTEM_ID: Final = Register("Subsystem ID", 0x2E, 2, "7.5.1.2.3")
+TYPE0: Final = (*HEADER, *BAR, SUBSYSTEM_VENDOR_ID, SUBSYSTEM_ID)
+
+PRIMARY_BUS: Final = Register("Primary Bus Number", 0x18, 1, "7.5.1.3.2", rw=0xFF, restored=_ROUTING)
+SECONDARY_BUS: Final = Register("Secondary Bus Number", 0x19, 1, "7.5.1.3.3", rw=0xFF, restored=_ROUTING)
+SUBORDINATE_BUS: Final = Register("Subordinate Bus Number", 0x1A, 1, "7.5.1.3.4", rw=0xFF, restored=_ROUTING)
+IO_BASE_LIMIT: Final = Register("I/O Base and Limit", 0x1C, 2, "7.5.1.3.6", rw=0xF0F0, restored=_ROUTING)
+SECONDARY_STATUS: Final = Register("Secondary Status", 0x1E, 2, "7.5.1.3.7", rw1c=0xF900)
+MEMORY_BASE: Final = Register("Memory Base", 0x20, 2, "7.5.1.3.8", rw=0xFFF0, restored=_ROUTING)
+MEMORY_LIMIT: Final = Register("Memory Limit", 0x22, 2, "7.5.1.3.8", rw=0xFFF0, restored=_ROUTING)
+PREFETCHABLE_BASE: Final = Register("Prefetchable Memory Base", 0x24, 2, "7.5.1.3.9", rw=0xFFF0, restored=_ROUTING)
+PREFETCHABLE_LIMIT: Final = Register("Prefetchable Memory Limit", 0x26, 2, "7.5.1.3.9", rw=0xFFF0, restored=_ROUTING)
+BRIDGE_CONTROL: Final = Register("Bridge Control", 0x3E, 2, "7.5.1.3.13", rw=0x005F, restored=_ENABLES)
+TYPE1: Final = (
+    *HEADER, PRIMARY_BUS, SECONDARY_BUS, SUBORDINATE_BUS, IO_BASE_LIMIT, SECONDARY_STATUS, MEMORY_BASE, MEMORY_LIMIT,
+    PREFETCHABLE_BASE, PREFETCHABLE_LIMIT, BRIDGE_CONTROL,
+)  # fmt: skip
+
+PM_CAPABILITIES: Final = Register("Power Management Capabilities", 0x02, 2, "7.5.2.1")
+PM_CONTROL: Final = Register("Power Management Control/Status", 0x04, 2, "7.5.2.2", rw=0x0103, restored=_CAPABILITIES)
+POWER_MANAGEMENT: Final = (PM_CAPABILITIES, PM_CONTROL)
+
+MSI_CONTROL: Final = Register("MSI Message Control", 0x02, 2, "7.7.1.2", rw=0x0071, restored=_ENABLES)
+MSI_ADDRESS: Final = Register("MSI Message Address", 0x04, 4, "7.7.1.3", rw=0xFFFF_FFFC, restored=_CAPABILITIES)
+MSI_ADDRESS_HIGH: Final = Register("MSI Upper Address", 0x08, 4, "7.7.1.4", rw=_DWORD, restored=_CAPABILITIES)
+MSI_DATA: Final = Register("MSI Message Data", 0x0C, 2, "7.7.1.5", rw=_WORD, restored=_CAPABILITIES)
+MSI: Final = (MSI_CONTROL, MSI_ADDRESS, MSI_ADDRESS_HIGH, MSI_DATA)
+
+EXPRESS_CAPABILITIES: Final = Register("PCI Express Capabilities", 0x02, 2, "7.5.3.2")
+DEVICE_CAPABILITIES: Final = Register("Device Capabilities", 0x04, 4, "7.5.3.3")
+# Initiate FLR reads as zero; the machine acts on the write.
+DEVICE_CONTROL: Final = Register("Device Control", 0x08, 2, "7.5.3.4", rw=0x7FFF, restored=_CAPABILITIES)
+DEVICE_STATUS: Final = Register("Device Status", 0x0A, 2, "7.5.3.5", rw1c=0x000F)
+LINK_CAPABILITIES: Final = Register("Link Capabilities", 0x0C, 4, "7.5.3.6")
+LINK_CONTROL: Final = Register("Link Control", 0x10, 2, "7.5.3.7", rw=0x0FDB, restored=_CAPABILITIES)
+LINK_STATUS: Final = Register("Link Status", 0x12, 2, "7.5.3.8", rw1c=0xC000)
+SLOT_CAPABILITIES: Final = Register("Slot Capabilities", 0x14, 4, "7.5.3.9")
+SLOT_CONTROL: Final = Register("Slot Control", 0x18, 2, "7.5.3.10", rw=0x5FFF, restored=_ENABLES)
+SLOT_STATUS: Final = Register("Slot Status", 0x1A, 2, "7.5.3.11", rw1c=0x011F)
+ROOT_CONTROL: Final = Register("Root Control", 0x1C, 2, "7.5.3.12", rw=0x001F, restored=_ENABLES)
+ROOT_CAPABILITIES: Final = Register("Root Capabilities", 0x1E, 2, "7.5.3.13")
+ROOT_STATUS: Final = Register("Root Status", 0x20, 4, "7.5.3.14", rw1c=0x0001_0000)
+DEVICE_CAPABILITIES_2: Final = Register("Device Capabilities 2", 0x24, 4, "7.5.3.15")
+DEVICE_CONTROL_2: Final = Register("Device Control 2", 0x28, 2, "7.5.3.16", rw=0x7FFF, restored=_CAPABILITIES)
+LINK_CAPABILITIES_2: Final = Register("Link Capabilities 2", 0x2C, 4, "7.5.3.18")
+LINK_CONTROL_2: Final = Register(
+    "Link Control 2", 0x30, 2, "7.5.3.19", rw=0x001F, sticky=0x001F, restored=_CAPABILITIES
+)
+LINK_STATUS_2: Final = Register("Link Status 2", 0x32, 2, "7.5.3.20")
+SLOT_CAPABILITIES_2: Final = Register("Slot Capabilities 2", 0x34, 4, "7.5.3.22")
+EXPRESS: Final = (
+    EXPRESS_CAPABILITIES, DEVICE_CAPABILITIES, DEVICE_CONTROL, DEVICE_STATUS, LINK_CAPABILITIES, LINK_CONTROL,
+    LINK_STATUS, SLOT_CAPABILITIES, SLOT_CONTROL, SLOT_STATUS, ROOT_CONTROL, ROOT_CAPABILITIES, ROOT_STATUS,
+    DEVICE_CAPABILITIES_2, DEVICE_CONTROL_2, LINK_CAPABILITIES_2, LINK_CONTROL_2, LINK_STATUS_2, SLOT_CAPABILITIES_2,
+)  # fmt: skip
+EXPRESS_SIZE: Final = 0x3C  # §7.5.3: version 2 of the capability
+
+UNCORRECTABLE_STATUS: Final = Register(
+    "Uncorrectable Error Status", 0x04, 4, "7.8.4.2", rw1c=_UNCORRECTABLE, sticky=_DWORD
+)
+UNCORRECTABLE_MASK: Final = Register(
+    "Uncorrectable Error Mask", 0x08, 4, "7.8.4.3", rw=_UNCORRECTABLE, sticky=_DWORD, restored=_CAPABILITIES
+)
+UNCORRECTABLE_SEVERITY: Final = Register(
+    "Uncorrectable Error Severity", 0x0C, 4, "7.8.4.4", rw=_UNCORRECTABLE, sticky=_DWORD, restored=_CAPABILITIES
+)
+CORRECTABLE_STATUS: Final = Register("Correctable Error Status", 0x10, 4, "7.8.4.5", rw1c=_CORRECTABLE, sticky=_DWORD)
+CORRECTABLE_MASK: Final = Register(
+    "Correctable Error Mask", 0x14, 4, "7.8.4.6", rw=_CORRECTABLE, sticky=_DWORD, restored=_CAPABILITIES
+)
+AER_CONTROL: Final = Register(
+    "AER Capabilities and Control", 0x18, 4, "7.8.4.7", rw=0x0000_0140, sticky=_DWORD, restored=_CAPABILITIES
+)
+HEADER_LOG: Final = tuple(Register(f"Header Log {n + 1}", 0x1C + 4 * n, 4, "7.8.4.8", sticky=_DWORD) for n in range(4))
+ROOT_ERROR_COMMAND: Final = Register("Root Error Command", 0x2C, 4, "7.8.4.9", rw=0x7, restored=_ENABLES)
+ROOT_ERROR_STATUS: Final = Register("Root Error Status", 0x30, 4, "7.8.4.10", rw1c=0x7F, sticky=_DWORD)
+ERROR_SOURCE: Final = Register("Error Source Identification", 0x34, 4, "7.8.4.11", sticky=_DWORD)
+AER: Final = (
+    UNCORRECTABLE_STATUS, UNCORRECTABLE_MASK, UNCORRECTABLE_SEVERITY, CORRECTABLE_STATUS, CORRECTABLE_MASK,
+    AER_CONTROL, *HEADER_LOG,
+)  # fmt: skip
+AER_ROOT: Final = (*AER, ROOT_ERROR_COMMAND, ROOT_ERROR_STATUS, ERROR_SOURCE)
+AER_SIZE: Final = 0x48
+
+SERIAL_NUMBER_LOW: Final = Register("Serial Number (Lower DW)", 0x04, 4, "7.9.3.2")
+SERIAL_NUMBER_HIGH: Final = Register("Serial Number (Upper DW)", 0x08, 4, "7.9.3.2")
+SERIAL_NUMBER: Final = (SERIAL_NUMBER_LOW, SERIAL_NUMBER_HIGH)
+SERIAL_NUMBER_SIZE: Final = 0x0C
+
+DPC_CAPABILITIES: Final = Register("DPC Capability", 0x04, 2, "7.9.14.2")
+# Software Trigger reads as zero; the machine acts on the write.
+DPC_CONTROL: Final = Register("DPC Control", 0x06, 2, "7.9.14.3", rw=0x00BF, restored=_ENABLES)
+DPC_STATUS: Final = Register("DPC Status", 0x08, 2, "7.9.14.4", rw1c=0x0009, sticky=_WORD)
+DPC_SOURCE: Final = Register("DPC Error Source ID", 0x0A, 2, "7.9.14.5", sticky=_WORD)
+RP_PIO_STATUS: Final = Register("RP PIO Status", 0x0C, 4, "7.9.14.6", rw1c=0x0007_0707, sticky=_DWORD)
+RP_PIO_MASK: Final = Register("RP PIO Mask", 0x10, 4, "7.9.14.7", rw=0x0007_0707, sticky=_DWORD, restored=_CAPABILITIES)
+RP_PIO_SEVERITY: Final = Register(
+    "RP PIO Severity", 0x14, 4, "7.9.14.8", rw=0x0007_0707, sticky=_DWORD, restored=_CAPABILITIES
+)
+RP_PIO_SYSERROR: Final = Register(
+    "RP PIO SysError", 0x18, 4, "7.9.14.9", rw=0x0007_0707, sticky=_DWORD, restored=_CAPABILITIES
+)
+RP_PIO_EXCEPTION: Final = Register(
+    "RP PIO Exception", 0x1C, 4, "7.9.14.10", rw=0x0007_0707, sticky=_DWORD, restored=_CAPABILITIES
+)
+RP_PIO_HEADER_LOG: Final = tuple(
+    Register(f"RP PIO Header Log {n + 1}", 0x20 + 4 * n, 4, "7.9.14.11", sticky=_DWORD) for n in range(4)
+)
+DPC: Final = (DPC_CAPABILITIES, DPC_CONTROL, DPC_STATUS, DPC_SOURCE)
+DPC_ROOT: Final = (
+    *DPC, RP_PIO_STATUS, RP_PIO_MASK, RP_PIO_SEVERITY, RP_PIO_SYSERROR, RP_PIO_EXCEPTION, *RP_PIO_HEADER_LOG,
+)  # fmt: skip
+DPC_SIZE: Final = 0x40

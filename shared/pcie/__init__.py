@@ -5,9 +5,12 @@ kernel's names, identity, topology, and every duration with its source. Nothing 
 anybody.
 """
 
-from . import errors, registers, timing
+from . import error_wording, errors, registers, timing
 from ._address import Address, AddressError
 from ._answer import NO_ANSWER, NoAnswer, Value, all_ones, answered
+from ._capabilities import capabilities_of, describe, identity_of, restorable
+from ._config import ConfigSpace
+from ._error_registers import ErrorRegisters, aer_reads, decode_aer
 from ._identity import Identity, IdentityField
 from ._topology import Capabilities, Function, Topology, Vectors
 
@@ -16,6 +19,8 @@ __all__ = [
     "Address",
     "AddressError",
     "Capabilities",
+    "ConfigSpace",
+    "ErrorRegisters",
     "Function",
     "Identity",
     "IdentityField",
@@ -23,9 +28,16 @@ __all__ = [
     "Topology",
     "Value",
     "Vectors",
+    "aer_reads",
     "all_ones",
     "answered",
+    "capabilities_of",
+    "decode_aer",
+    "describe",
+    "error_wording",
     "errors",
+    "identity_of",
     "registers",
+    "restorable",
     "timing",
 ]

@@ -63,7 +63,7 @@ class Topology(msgspec.Struct, frozen=True):
 
     functions: tuple[Function, ...] = ()
 
-    def __iter__(self) -> Iterator[Function]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Function]:
         return iter(self.functions)
 
     def find(self, address: Address) -> Function | None:

@@ -73,7 +73,7 @@ _PHYSICAL: Final = int(Correctable.RECEIVER_ERROR)
 _DATA_LINK_COR: Final = int(
     Correctable.BAD_TLP | Correctable.BAD_DLLP | Correctable.REPLAY_ROLLOVER | Correctable.REPLAY_TIMEOUT
 )
-_DATA_LINK_UNCOR: Final = int(Uncorrectable.DATA_LINK_PROTOCOL | Uncorrectable.SURPRISE_DOWN)
+_DATA_LINK_UNCOR: Final = int(Uncorrectable.DATA_LINK_PROTOCOL)  # the kernel prints SDES as Transaction Layer
 
 
 class Severity(StrEnum):

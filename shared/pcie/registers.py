@@ -14,6 +14,7 @@ from typing import Final
 CONFIG_SPACE_SIZE: Final = 4096  # §7.2
 EXTENDED_START: Final = 0x100  # §7.6.1: extended capabilities begin here
 CAPABILITY_POINTER: Final = 0x34  # §7.5.1.1.11
+RRS_VENDOR_ID: Final = 0x0001  # §2.3.2: what a vendor ID read returns while the function is not ready
 
 
 @dataclass(frozen=True, slots=True)
@@ -370,6 +371,20 @@ class DpcReason(IntEnum):
     SOFTWARE = 4
 
 
+class RpPio(IntFlag):
+    """What a root port's own requests met: RP PIO status, mask, severity (§7.9.14.6)."""
+
+    CONFIG_UNSUPPORTED = 1 << 0
+    CONFIG_ABORT = 1 << 1
+    CONFIG_TIMEOUT = 1 << 2
+    IO_UNSUPPORTED = 1 << 8
+    IO_ABORT = 1 << 9
+    IO_TIMEOUT = 1 << 10
+    MEMORY_UNSUPPORTED = 1 << 16
+    MEMORY_ABORT = 1 << 17
+    MEMORY_TIMEOUT = 1 << 18
+
+
 class MsiControl(IntFlag):
     """§7.7.1.2."""
 
@@ -428,6 +443,7 @@ MSI_CONTROL: Final = Register("MSI Message Control", 0x02, 2, "7.7.1.2", rw=0x00
 MSI_ADDRESS: Final = Register("MSI Message Address", 0x04, 4, "7.7.1.3", rw=0xFFFF_FFFC, restored=_CAPABILITIES)
 MSI_ADDRESS_HIGH: Final = Register("MSI Upper Address", 0x08, 4, "7.7.1.4", rw=_DWORD, restored=_CAPABILITIES)
 MSI_DATA: Final = Register("MSI Message Data", 0x0C, 2, "7.7.1.5", rw=_WORD, restored=_CAPABILITIES)
+MSI_DATA_32: Final = Register("MSI Message Data (32-bit address)", 0x08, 2, "7.7.1.5", rw=_WORD, restored=_CAPABILITIES)
 MSI: Final = (MSI_CONTROL, MSI_ADDRESS, MSI_ADDRESS_HIGH, MSI_DATA)
 
 EXPRESS_CAPABILITIES: Final = Register("PCI Express Capabilities", 0x02, 2, "7.5.3.2")

@@ -1,0 +1,56 @@
+"""From specifications to functions: the trees of the bench, each port with its link, slot and containment."""
+
+from __future__ import annotations
+
+from ._clock import Clock
+from ._config_space import power_on
+from ._function import SimulatedFunction
+from ._port import Card, Port
+from ._specs import FunctionSpec, LinkSpec, TopologyFile
+
+
+def build(bench: TopologyFile, clock: Clock) -> list[SimulatedFunction]:
+    """Return the functions of the root buses, with everything that is seated below them."""
+    return [_function(spec, None, bench.function, clock) for spec in bench.function if spec.under is None]
+
+
+def card_below(functions: tuple[FunctionSpec, ...], bridge: FunctionSpec) -> Card:
+    """Return everything below the bridge, parents first."""
+    card: list[FunctionSpec] = []
+    for spec in functions:
+        if spec.under == bridge.address:
+            card.append(spec)
+            card.extend(card_below(functions, spec))
+    return tuple(card)
+
+
+def _function(
+    spec: FunctionSpec, parent: SimulatedFunction | None, functions: tuple[FunctionSpec, ...], clock: Clock
+) -> SimulatedFunction:
+    link = spec.link if spec.link is not None else _default_link(spec, parent)
+    space, caps = power_on(spec, link)
+    function = SimulatedFunction(spec, space, caps, parent)
+    if spec.is_port:
+        function.port = Port(function, link, clock, lambda card, above: _card(card, above, clock))
+        card = card_below(functions, spec)
+        if card and all(below.present for below in card if below.under == spec.address):
+            function.port.seat(card)
+        else:
+            function.port.card = card
+    else:
+        function.children = [
+            _function(below, function, functions, clock) for below in functions if below.under == spec.address
+        ]
+    return function
+
+
+def _default_link(spec: FunctionSpec, parent: SimulatedFunction | None) -> LinkSpec:
+    """Return the link of a function whose file says nothing: a port's default, or as good as the port above."""
+    if spec.is_port or parent is None:
+        return LinkSpec()
+    above = parent.spec.link
+    return above if above is not None else LinkSpec()
+
+
+def _card(card: Card, port: SimulatedFunction, clock: Clock) -> list[SimulatedFunction]:
+    return [_function(spec, port, card, clock) for spec in card if spec.under == port.address]

@@ -1,0 +1,106 @@
+"""One simulated function: its config space, seen through its capabilities, and its place in the tree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from shared.pcie import Address, Capabilities, ConfigSpace
+from shared.pcie import registers as r
+
+from ._specs import FunctionSpec
+
+if TYPE_CHECKING:
+    from ._port import Port
+
+
+class Block:
+    """The registers of one capability (or of the header), as hardware sees them."""
+
+    __slots__ = ("_base", "_space")
+
+    def __init__(self, space: ConfigSpace, base: int = 0) -> None:
+        self._space = space
+        self._base = base
+
+    def get(self, register: r.Register) -> int:
+        """Return the register's value."""
+        return self._space.read(self._base + register.offset, register.width)
+
+    def put(self, register: r.Register, value: int) -> None:
+        """Set the whole register."""
+        self._space.set(self._base + register.offset, register.width, value)
+
+    def latch(self, register: r.Register, bits: int) -> None:
+        """Set bits."""
+        self.put(register, self.get(register) | bits)
+
+    def drop(self, register: r.Register, bits: int) -> None:
+        """Clear bits."""
+        self.put(register, self.get(register) & ~bits)
+
+    def drive(self, register: r.Register, bits: int, on: bool) -> None:
+        """Set or clear bits."""
+        if on:
+            self.latch(register, bits)
+        else:
+            self.drop(register, bits)
+
+    def written(self, register: r.Register, offset: int, data: bytes) -> int | None:
+        """Return what a write of `data` at `offset` gives to the register; None if it touches no byte of it."""
+        start = self._base + register.offset - offset
+        if start + register.width <= 0 or start >= len(data):
+            return None
+        covered = (data[i] if 0 <= i < len(data) else 0 for i in range(start, start + register.width))
+        return int.from_bytes(bytes(covered), "little")
+
+
+class SimulatedFunction:
+    """A function on the bench. `port` is set for root ports and downstream ports; `card` below them is theirs."""
+
+    def __init__(
+        self, spec: FunctionSpec, space: ConfigSpace, caps: Capabilities, parent: SimulatedFunction | None
+    ) -> None:
+        self.spec = spec
+        self.space = space
+        self.caps = caps
+        self.parent = parent
+        self.children: list[SimulatedFunction] = []
+        self.port: Port | None = None
+        self.ready_at = 0.0  # loop time from which on it answers
+        self.header = Block(space)
+        self.express = Block(space, caps.express)
+        self.power = Block(space, caps.power_management)
+        self.msi = Block(space, caps.msi)
+        self.aer = Block(space, caps.aer) if caps.aer else None
+        self.dpc = Block(space, caps.dpc) if caps.dpc else None
+
+    @property
+    def address(self) -> Address:
+        """Where firmware put it: its name on the bench, whatever its bridges' bus numbers say now."""
+        return self.spec.address
+
+    @property
+    def requester_id(self) -> int:
+        """What its messages carry as their source (§2.2.6.2)."""
+        return self.address.requester_id
+
+    def subtree(self) -> Iterator[SimulatedFunction]:
+        """Yield the function and all below, parents first."""
+        yield self
+        for child in self.children:
+            yield from child.subtree()
+
+    def same_component(self) -> Iterator[SimulatedFunction]:
+        """Yield the function and those below that no further link separates from it: a card, a switch."""
+        yield self
+        if self.port is None:
+            for child in self.children:
+                yield from child.same_component()
+
+    def port_above(self) -> Port | None:
+        """Return the port at the other end of the link that leads to this function's component."""
+        above = self.parent
+        while above is not None and above.port is None:
+            above = above.parent
+        return above.port if above is not None else None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from functools import lru_cache
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import msgspec
 
@@ -58,10 +59,10 @@ def encode(message: Message, *, as_json: bool = False) -> bytes:
 
 
 @lru_cache(maxsize=256)
-def _decoders(kind: Any) -> tuple[msgspec.msgpack.Decoder[Any], msgspec.json.Decoder[Any]]:
+def _decoders(kind: Hashable) -> tuple[msgspec.msgpack.Decoder[Any], msgspec.json.Decoder[Any]]:
     return (
-        msgspec.msgpack.Decoder(kind, dec_hook=_decode_foreign),
-        msgspec.json.Decoder(kind, dec_hook=_decode_foreign),
+        msgspec.msgpack.Decoder(cast("Any", kind), dec_hook=_decode_foreign),
+        msgspec.json.Decoder(cast("Any", kind), dec_hook=_decode_foreign),
     )
 
 
@@ -74,12 +75,13 @@ def decode(data: bytes, kind: type[M] | Any) -> M:
     Raises VersionError for an unknown version, else ProtocolError, both naming what is wrong.
     """
     which = 1 if is_json(data) else 0
+    key: Any = kind  # types and unions of types hash; the checker cannot know
     form = "JSON" if which else "msgpack"
     try:
         version = _VERSION_DECODERS[which].decode(data).v
         if version != VERSION:
             raise VersionError(f"message version {version} is not spoken here; send version {VERSION}")
-        message: M = _decoders(kind)[which].decode(data)
+        message: M = _decoders(key)[which].decode(data)
     except (msgspec.MsgspecError, AddressError, UnicodeDecodeError) as error:
         raise ProtocolError(f"not a valid {form} message: {error}") from error
     return message

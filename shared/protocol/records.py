@@ -68,6 +68,7 @@ class Device(Message, frozen=True):
     present: bool
     driver: str | None = None
     channel: Channel = Channel.NORMAL
+    rebound: tuple[str, ...] = ()  # leases whose verdict `rebound` is counted in the generation, each once
 
 
 class Ended(msgspec.Struct, frozen=True):

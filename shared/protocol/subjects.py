@@ -13,7 +13,8 @@ from .facts import What
 FACT_STREAM: Final = "PCIE_FACTS"
 BUCKET: Final = "PCIE"
 FACT_KINDS: Final = ("link", "slot", "error", "containment", "device", "lease", "recovery")
-FACT_SUBJECTS: Final = tuple(f"pcie.*.*.{kind}.>" for kind in FACT_KINDS)
+# Each by its full name: with `slot.>` the stream would also keep, and answer, requests to hotplug (`slot.status`).
+FACT_SUBJECTS: Final = tuple(f"pcie.*.*.{what}" for what in What)
 _HOST: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 

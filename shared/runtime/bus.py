@@ -122,7 +122,10 @@ class Bus(Protocol):
     def facts(
         self, subjects: tuple[str, ...] = (), *, since_sequence: int = 1, follow: bool = False
     ) -> AsyncIterator[Fact]:
-        """Iterate over stored facts in stream order, filtered by subject; with `follow`, go on with what comes."""
+        """Iterate over stored facts in stream order, filtered by subject; with `follow`, go on with what comes.
+
+        `since_sequence` 0: none of those stored before the call, only what comes.
+        """
 
     async def watch_facts(self, subject: str, handler: Callable[[Incoming], None]) -> Subscription:
         """Deliver facts as they are published, as hints, without history (a core subscription on fact subjects)."""

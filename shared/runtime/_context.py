@@ -1,0 +1,38 @@
+"""What a service is given for each host that it serves."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from shared.protocol import Message
+
+from ._facts import Facts
+from ._ownership import Ownership
+from ._settings import Settings
+from .bus import Bus, WrongRevision
+
+
+class Context:
+    """One host in one service, for one tenure of its ownership."""
+
+    def __init__(self, service: str, host: str, bus: Bus, settings: Settings, ownership: Ownership | None) -> None:
+        self.service = service
+        self.host = host
+        self.bus = bus
+        self.settings = settings
+        self.ownership = ownership  # None where the service owns nothing
+        self.log = structlog.get_logger().bind(service=service, host=host)
+        self.facts = Facts(bus, service, host)
+        self.stopping = asyncio.Event()  # take no new work, finish what must not be left half done, return
+
+    def ready(self) -> None:
+        """Say that requests are answered from now on: the line that supervisors and tests wait for."""
+        self.log.info("ready", instance=self.settings.instance)
+
+    async def put_owned(self, key: str, message: Message) -> int:
+        """Write a record on condition that the host is still ours. Raises WrongRevision where it is not."""
+        if self.ownership is None:
+            raise WrongRevision(f"{key}: {self.service} owns nothing")
+        return await self.ownership.put_owned(key, message)

@@ -1,0 +1,131 @@
+"""The NATS connection, tuned for a control system: it fails at once, keeps nothing for later, and comes back for ever.
+
+Three changes to nats-py 2.16 (prior-art/nats.md, 1.2), each in the one place where it can be made:
+
+- what had not left when the connection broke never leaves (C2), rather than being executed seconds later;
+- reconnecting does not wait until a frozen peer has taken the bytes still in the socket (C4);
+- the queue of bytes to send is bounded, since without its buffer the client does not bound it (C2).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Final
+
+import nats.errors
+import structlog
+from nats.aio.client import Client
+from nats.aio.subscription import Subscription
+
+PING_INTERVAL_S: Final = 1  # with two outstanding: a frozen server is noticed after 2.4 to 3.0 s (C3)
+PINGS_OUTSTANDING_MAX: Final = 2
+RECONNECT_WAIT_S: Final = 0.2
+CONNECT_ATTEMPT_S: Final = 2
+DRAIN_S: Final = 2
+BACKLOG_MAX: Final = 1 << 20  # bytes accepted but not yet taken by the socket
+_COMPLAIN_EVERY_S: Final = 3.0  # while the server does not answer
+
+_log = structlog.get_logger()
+
+
+class HoldfastClient(Client):
+    """nats-py's client with the three changes, and what it learns on the way as plain counters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slow = 0
+        self.gone = asyncio.Event()  # closed for good: nothing will reconnect
+        self._complained_at: float | None = None
+        self._shown = ""
+        self._leaving = False
+
+    async def open(self, servers: tuple[str, ...], shown: str, name: str) -> None:
+        """Connect, trying again for as long as it takes; bound it with a timeout from outside."""
+        self._shown = shown
+        await self.connect(
+            list(servers),
+            name=name,
+            error_cb=self._on_error,
+            disconnected_cb=self._on_disconnected,
+            reconnected_cb=self._on_reconnected,
+            closed_cb=self._on_closed,
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=RECONNECT_WAIT_S,  # type: ignore[arg-type]  # only ever slept for
+            connect_timeout=CONNECT_ATTEMPT_S,
+            ping_interval=PING_INTERVAL_S,
+            max_outstanding_pings=PINGS_OUTSTANDING_MAX,
+            pending_size=-1,
+            drain_timeout=DRAIN_S,
+        )
+        self._complained_at = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether what is sent now has a chance to arrive now."""
+        return self.is_connected and not self.is_draining_pubs and self.pending_data_size < BACKLOG_MAX
+
+    def abort(self) -> None:
+        """Drop the socket with whatever is in it."""
+        writer = getattr(self._transport, "_io_writer", None)
+        if writer is not None:
+            writer.transport.abort()
+
+    async def shut(self, bound_s: float) -> None:
+        """Answer what has arrived, send what is waiting, and close, in bounded time whatever the server does."""
+        self._leaving = True
+        leaving = asyncio.ensure_future(self.drain() if self.is_connected else self.close())
+        _, late = await asyncio.wait({leaving}, timeout=bound_s)
+        if late:
+            self.abort()
+            leaving.cancel()
+            await asyncio.wait({leaving}, timeout=bound_s)
+        elif (error := leaving.exception()) is not None:
+            _log.debug("closing the connection", error=describe(error))
+
+    async def _attempt_reconnect(self) -> None:
+        self.abort()
+        self._pending.clear()
+        self._pending_data_size = 0
+        await super()._attempt_reconnect()
+
+    async def _on_error(self, error: Exception) -> None:
+        if isinstance(error, nats.errors.SlowConsumerError):
+            self.slow += 1
+            _log.warning("slow consumer", subject=error.subject, dropped=self.slow)
+        elif isinstance(error, (OSError, asyncio.TimeoutError, nats.errors.Error)):
+            self._complain(error)
+        else:
+            _log.error("handler crashed", exc_info=error)
+
+    def _complain(self, error: Exception) -> None:
+        """Log trouble with the connection (or a permission that is missing), at most every few seconds."""
+        now = asyncio.get_running_loop().time()
+        if self._complained_at is None or now - self._complained_at >= _COMPLAIN_EVERY_S:
+            self._complained_at = now
+            trouble = "bus error" if self.is_connected else "bus unreachable, trying on"
+            _log.warning(trouble, url=self._shown, error=describe(error))
+
+    async def _on_disconnected(self) -> None:
+        if not self._leaving:
+            _log.warning("bus disconnected", url=self._shown)
+
+    async def _on_reconnected(self) -> None:
+        self._complained_at = None
+        _log.info("bus reconnected", url=self._shown)
+
+    async def _on_closed(self) -> None:
+        self.gone.set()
+
+
+def describe(error: BaseException | None) -> str:
+    """Say what an error is, also where it carries no text."""
+    return str(error) or type(error).__name__
+
+
+async def close_subscription(client: Client, subscription: Subscription) -> None:
+    """End a subscription; one whose connection is ending needs no farewell."""
+    if client.is_closed or client.is_draining:
+        return
+    with contextlib.suppress(nats.errors.Error):
+        await subscription.unsubscribe()

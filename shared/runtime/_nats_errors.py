@@ -1,0 +1,47 @@
+"""What nats-py raises, as what it means to the one who asked: not sent, not executed, or unknown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import nats.errors
+import nats.js.errors
+
+from ._nats_client import HoldfastClient, describe
+from .bus import BusError, BusUnreachable, NobodyListens, Unanswered
+
+# Error codes of the JetStream API (nats-server, server/errors.json).
+WRONG_LAST_SEQUENCE: Final = (10071, 10164)
+STREAM_NOT_FOUND: Final = 10059
+STREAM_NAME_IN_USE: Final = 10058
+
+_NOT_SENT: Final = (
+    nats.errors.OutboundBufferLimitError,
+    nats.errors.ConnectionClosedError,
+    nats.errors.ConnectionDrainingError,
+    nats.errors.ConnectionReconnectingError,
+)
+_NOT_EXECUTED: Final = (
+    nats.errors.NoRespondersError,
+    nats.js.errors.NoStreamResponseError,
+    nats.js.errors.ServiceUnavailableError,
+)
+
+
+@contextmanager
+def translated(client: HoldfastClient, subject: str) -> Iterator[None]:
+    """Refuse to send over a connection that is down, and turn nats-py's errors into the bus's."""
+    if not client.ready:
+        raise BusUnreachable(f"{subject}: there is no connection to the bus; nothing was sent")
+    try:
+        yield
+    except _NOT_SENT as error:
+        raise BusUnreachable(f"{subject}: {describe(error)}; nothing was sent") from error
+    except _NOT_EXECUTED as error:
+        raise NobodyListens(f"{subject}: nobody answers there") from error
+    except nats.errors.TimeoutError as error:
+        raise Unanswered(f"{subject}: no answer in time; it may have been executed") from error
+    except nats.errors.Error as error:
+        raise BusError(f"{subject}: {describe(error)}") from error

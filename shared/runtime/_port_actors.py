@@ -1,0 +1,227 @@
+"""One actor per port that only ever looks at registers: what wakes it, and how it is kept while hardware comes and goes.
+
+A wake says no more than "look". So wakes that arrive while one is pending become one, a lost one costs latency, and
+there is nothing to queue (P9).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import abstractmethod
+from collections.abc import Callable, Iterable
+from enum import StrEnum
+from typing import Final
+
+from shared.pcie import Address, Topology
+from shared.protocol import Reason, subjects
+from shared.protocol.facts import Fact, Interrupt, What
+
+from ._actor import Actor
+from ._context import Context
+from ._fabric_client import FabricClient, RefusedError
+from .bus import BusError, Incoming, Subscription
+
+RETRY_FIRST_S: Final = 0.1
+RETRY_MAX_S: Final = 5.0
+CONNECTION_LOOK_S: Final = 1.0  # how often the bus is asked whether it has reconnected
+
+# A lease or a recovery that ends, by whatever way, may leave behind what it was not about.
+_ENDINGS: Final = (What.LEASE_CLOSED, What.LEASE_ABSORBED, What.RECOVERY_CLOSED)
+_CHANGES: Final = (What.DEVICE_ADDED, What.DEVICE_REMOVED)
+
+
+class Wake(StrEnum):
+    """Why an actor looks at its registers: not what it will find there."""
+
+    START = "start"  # the first look, also after a crash
+    INTERRUPT = "interrupt"  # the fabric says that the port interrupted
+    ENDED = "ended"  # a lease or a recovery near the port has ended
+    POLL = "poll"  # time has passed, or devices have come or gone
+    AGAIN = "again"  # the actor asked for another look
+
+
+class PortActor(Actor[None]):
+    """Looks at one port's registers whenever it is woken."""
+
+    def __init__(self, name: str, port: Address, ports: PortActors) -> None:
+        super().__init__(name, limit=1)
+        self.port = port
+        self.ports = ports
+        self.context = ports.context
+        self._wakes: set[Wake] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._retry_s = RETRY_FIRST_S
+
+    @abstractmethod
+    async def look(self, wakes: frozenset[Wake]) -> None:
+        """Read the registers, and do what they ask for. May run at any time, any number of times."""
+
+    def wake(self, why: Wake) -> None:
+        """Ask for a look. Wakes that are pending become one look, which is told all reasons."""
+        self._wakes.add(why)
+        if self._mailbox.empty():
+            self.tell(None)
+
+    def again(self, after_s: float) -> None:
+        """Look again in `after_s` seconds, or earlier if an earlier look is due."""
+        loop = asyncio.get_running_loop()
+        if self._timer is not None and self._timer.when() <= loop.time() + after_s:
+            return
+        self.rest()
+        self._timer = loop.call_later(after_s, self._due)
+
+    def retry(self) -> None:
+        """Look again after a pause that doubles with every retry in a row."""
+        self.again(self._retry_s)
+        self._retry_s = min(2 * self._retry_s, RETRY_MAX_S)
+
+    def progressed(self) -> None:
+        """Make the next pause a short one again: what had to be retried has been done."""
+        self._retry_s = RETRY_FIRST_S
+
+    def rest(self) -> None:
+        """Forget a look that was asked for."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    async def started(self) -> None:
+        """Look at the start."""
+        await self._guarded(frozenset({Wake.START}))
+
+    async def receive(self, message: None) -> None:  # noqa: ARG002 - what woke us stands in _wakes
+        """Look once for all wakes so far."""
+        wakes = frozenset(self._wakes)
+        self._wakes.clear()
+        await self._guarded(wakes)
+
+    async def run(self) -> None:
+        """Run until cancelled."""
+        try:
+            await super().run()
+        finally:
+            self.rest()
+
+    def _due(self) -> None:
+        self._timer = None
+        self.wake(Wake.AGAIN)
+
+    async def _guarded(self, wakes: frozenset[Wake]) -> None:
+        try:
+            await self.look(wakes)
+        except (BusError, RefusedError) as trouble:
+            self.context.log.warning("look postponed", port=str(self.port), why=str(trouble) or repr(trouble))
+            if isinstance(trouble, RefusedError) and trouble.refused.reason is Reason.UNKNOWN_PORT:
+                self.ports.changed()  # a device has gone, and nobody has told us yet
+            # The reasons are kept: a look for a START that failed is still to be made.
+            self._wakes |= wakes
+            self.retry()
+
+
+class PortActors:
+    """The actors of one service on one host, one for each port that it wants; `topology` as last enumerated."""
+
+    def __init__(
+        self,
+        context: Context,
+        service: str,
+        fabric: FabricClient,
+        wanted: Callable[[Topology], Iterable[Address]],
+        make: Callable[[Address, PortActors], PortActor],
+    ) -> None:
+        self.context = context
+        self.fabric = fabric
+        self.topology = Topology()
+        self._service = service
+        self._wanted = wanted
+        self._make = make
+        self._running: dict[Address, tuple[PortActor, asyncio.Task[None]]] = {}
+        self._changed = asyncio.Event()
+
+    async def run(self) -> None:
+        """Keep the actors until the service stops. Ends in bounded time, as no actor holds anything."""
+        subscriptions = await self._subscribe()
+        ready = False
+        try:
+            while not self.context.stopping.is_set():
+                self._changed.clear()
+                if await self._refresh() and not ready:
+                    ready = True
+                    self.context.ready()
+                await self._pause()
+        finally:
+            await self._end(tuple(self._running))
+            for subscription in subscriptions:
+                await subscription.close()
+
+    def changed(self) -> None:
+        """Say that the topology may have changed."""
+        self._changed.set()
+
+    async def _subscribe(self) -> tuple[Subscription, ...]:
+        bus, host = self.context.bus, self.context.host
+        found = [await bus.subscribe(subjects.irq(host, "*", self._service), Interrupt, self._interrupt)]
+        found += [await bus.watch_facts(subjects.fact(host, "*", what), self._ended) for what in _ENDINGS]
+        found += [await bus.watch_facts(subjects.fact(host, "*", what), self._change) for what in _CHANGES]
+        return tuple(found)
+
+    async def _refresh(self) -> bool:
+        """Read the topology, begin and end actors accordingly, and have the others look. False: it is not known."""
+        try:
+            self.topology = await self.fabric.topology()
+        except (BusError, RefusedError) as trouble:
+            self.context.log.warning("topology unknown", why=str(trouble) or repr(trouble))
+            asyncio.get_running_loop().call_later(RETRY_MAX_S if self._running else RETRY_FIRST_S, self.changed)
+            return False
+        wanted = frozenset(self._wanted(self.topology))
+        await self._end(tuple(port for port in self._running if port not in wanted))
+        for actor, _ in self._running.values():
+            actor.wake(Wake.POLL)
+        for port in sorted(wanted - self._running.keys()):
+            actor = self._make(port, self)
+            self._running[port] = (actor, asyncio.create_task(actor.run(), name=actor.name))
+        return True
+
+    async def _pause(self) -> None:
+        """Wait until the topology may have changed, the bus is back, the poll is due, or the service stops."""
+        loop = asyncio.get_running_loop()
+        due = loop.time() + self.context.settings.reconcile_s
+        reconnects = self.context.bus.statistics().reconnects
+        waits = [
+            asyncio.create_task(self._changed.wait()),
+            asyncio.create_task(self.context.stopping.wait()),
+        ]
+        try:
+            while not any(wait.done() for wait in waits) and loop.time() < due:
+                if self.context.bus.statistics().reconnects != reconnects:
+                    return  # hints were lost in between
+                left = max(0.0, due - loop.time())
+                await asyncio.wait(waits, timeout=min(left, CONNECTION_LOOK_S), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    async def _end(self, ports: tuple[Address, ...]) -> None:
+        tasks = [self._running.pop(port)[1] for port in ports]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    def _interrupt(self, incoming: Incoming) -> None:
+        message = incoming.message
+        if isinstance(message, Interrupt) and message.port in self._running:
+            self._running[message.port][0].wake(Wake.INTERRUPT)
+
+    def _ended(self, incoming: Incoming) -> None:
+        fact = incoming.message
+        if not isinstance(fact, Fact):
+            return
+        root = self.topology.root_port(fact.port)
+        for port, (actor, _) in self._running.items():
+            if root is None or self.topology.root_port(port) == root:
+                actor.wake(Wake.ENDED)
+
+    def _change(self, incoming: Incoming) -> None:
+        if isinstance(incoming.message, Fact):
+            self.changed()

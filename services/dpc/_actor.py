@@ -1,0 +1,142 @@
+"""The actor of one port with containment: looks, says what it sees, asks for the recovery. Writes nothing."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from shared.pcie import Address, Function, error_wording
+from shared.pcie.errors import Severity
+from shared.pcie.registers import DpcReason
+from shared.protocol import Refused
+from shared.protocol.facts import What
+from shared.protocol.requests import Accepted, Cause, Recover
+from shared.runtime import FINAL, PortActor, PortActors, Wake, ask_recovery
+
+from ._containment import Containment, Progress, Verdict, decode, judge, progress, reads
+
+_WHAT: Final = {Severity.FATAL: What.ERROR_FATAL, Severity.NONFATAL: What.ERROR_NONFATAL}
+_SPURIOUS: Final = "DPC Interrupt Status is set without DPC Trigger Status: nothing is contained"
+
+
+class ContainmentActor(PortActor):
+    """Everything about one port's containment, in order.
+
+    An episode lasts from the first look that finds the trigger set to the first that finds it clear, or until the
+    recovery that was accepted for it has ended. `_lease` is that recovery's lease.
+    """
+
+    def __init__(self, port: Address, ports: PortActors) -> None:
+        super().__init__(f"dpc {port}", port, ports)
+        self._facts = ports.context.facts
+        self._lease: str | None = None
+        self._told: set[str] = set()
+
+    async def look(self, wakes: frozenset[Wake]) -> None:
+        """Read the registers, and ask for a recovery unless one is under way."""
+        topology = self.ports.topology
+        function = topology.find(self.port)
+        if function is None:
+            return
+        containment = decode(function, await self.ports.fabric.read(reads(topology, function)))
+        if containment is None:
+            return  # no answer: something above is contained, down or gone, and that is not this port's story (P9)
+        how_far = Progress.NOT_ASKED
+        if containment.triggered and self._lease is not None:
+            how_far = progress(self._lease, await self.ports.fabric.leases(self.port))
+        verdict = judge(containment, how_far)
+        if verdict is Verdict.SPURIOUS:
+            self._ignore(containment, _SPURIOUS)
+        if not containment.triggered:
+            self._end_episode(keep=_SPURIOUS if verdict is Verdict.SPURIOUS else None)
+        elif verdict is Verdict.RECOVER and (how_far is not Progress.UNKNOWN or wakes != {Wake.INTERRUPT}):
+            if how_far is Progress.ENDED:
+                self._end_episode()
+            self._tell(function, containment)
+            await self._ask(containment)
+
+    def _end_episode(self, keep: str | None = None) -> None:
+        self._lease = None
+        self._told &= {keep}
+        self.progressed()
+
+    async def _ask(self, containment: Containment) -> None:
+        request = Recover(
+            port=self.port,
+            cause=Cause.DPC,
+            functions=(containment.source,),
+            evidence={
+                "dpc_status": containment.status,
+                "dpc_source": containment.source_id,
+                "reason": _reason_name(containment),
+            },
+        )
+        reply = await ask_recovery(self.context.bus, self.context.host, request)
+        if isinstance(reply, Accepted):
+            self._lease = reply.lease
+            self.progressed()
+            return
+        if isinstance(reply, Refused) and reply.reason in FINAL:
+            self._ignore(containment, reply.message)
+            return  # the trigger stays; the poll asks again
+        why = "no answer" if reply is None else reply.message
+        self.context.log.info("recovery not accepted yet", port=str(self.port), cause=request.cause, why=why)
+        self.retry()
+
+    # --- Facts ---
+
+    def _tell(self, function: Function, containment: Containment) -> None:
+        """Publish the containment, and the errors that the port itself has detected, once for an episode."""
+        if not self._first(What.CONTAINMENT_ENTERED):
+            return
+        text = [error_wording.containment(containment.status, containment.source)]
+        data: dict[str, Any] = {
+            "status": containment.status,
+            "reason": _reason_name(containment),
+            "source": containment.source,
+        }
+        pio = containment.rp_pio
+        if pio is not None and containment.reason is DpcReason.RP_PIO:
+            data |= {"rp_pio_status": pio.status, "rp_pio_mask": pio.mask}
+            text += error_wording.rp_pio(
+                pio.status, pio.mask, pio.severity, pio.syserror, pio.exception, pio.first, pio.header
+            )
+        own = () if containment.errors is None else containment.errors.uncorrectable
+        data["errors"] = [
+            {"severity": report.severity, "status": report.status, "names": report.names} for report in own
+        ]
+        self._facts.say(What.CONTAINMENT_ENTERED, self.port, cause=Cause.DPC, text=text, **data)
+        if containment.reason is DpcReason.UNCORRECTABLE:
+            self._tell_errors(function, containment)
+
+    def _tell_errors(self, function: Function, containment: Containment) -> None:
+        errors = containment.errors
+        if errors is None:
+            return
+        for report in errors.uncorrectable:
+            self._facts.say(
+                _WHAT[report.severity],
+                self.port,
+                cause=Cause.DPC,
+                function=self.port,
+                status=report.status,
+                mask=report.mask,
+                names=report.names,
+                layer=report.layer,
+                agent=error_wording.agent(report),
+                first=report.first,
+                header=report.header,
+                text=error_wording.bus_error(function, errors, report),
+            )
+
+    def _ignore(self, containment: Containment, why: str) -> None:
+        if self._first(why):
+            self._facts.say(What.CONTAINMENT_IGNORED, self.port, cause=Cause.DPC, why=why, status=containment.status)
+
+    def _first(self, what: str) -> bool:
+        fresh = what not in self._told
+        self._told.add(what)
+        return fresh
+
+
+def _reason_name(containment: Containment) -> str:
+    return "reserved" if containment.reason is None else containment.reason.name.lower()

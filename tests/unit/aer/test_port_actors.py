@@ -1,0 +1,157 @@
+"""How ports' actors are woken, kept and ended."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+
+import pytest
+
+from shared.pcie import Address, Topology
+from shared.protocol import Reason, Refused, subjects
+from shared.protocol.fabric import Role
+from shared.protocol.facts import Fact, Interrupt, What
+from shared.runtime import BusUnreachable, FabricClient, Incoming, PortActor, PortActors, RefusedError, Wake
+from tests.port_bench import DOWN_0, HOST, ROOT, SWITCH_ROOT, Bench
+
+
+class Watcher(PortActor):
+    """Notes every look."""
+
+    def __init__(self, port: Address, ports: PortActors) -> None:
+        super().__init__(f"watcher {port}", port, ports)
+        self.looks: list[frozenset[Wake]] = []
+        self.looked = asyncio.Event()
+        self.troubles: list[Exception] = []
+
+    async def look(self, wakes: frozenset[Wake]) -> None:
+        self.looks.append(wakes)
+        if self.troubles:
+            raise self.troubles.pop(0)
+        self.looked.set()
+
+    async def next(self) -> frozenset[Wake]:
+        """Await the next look."""
+        await asyncio.wait_for(self.looked.wait(), 2)
+        self.looked.clear()
+        return self.looks[-1]
+
+
+class Lab:
+    """Watchers of every root port, kept by a PortActors."""
+
+    def __init__(self) -> None:
+        self.bench = Bench()
+        self.watchers: dict[Address, Watcher] = {}
+        self.complete = asyncio.Event()
+        client = FabricClient(self.bench, HOST, Role.AER, "test")  # type: ignore[arg-type]
+        self.ports = PortActors(self.bench.context, "aer", client, _roots, self._make)
+
+    def _make(self, port: Address, ports: PortActors) -> Watcher:
+        self.watchers[port] = Watcher(port, ports)
+        if len(self.watchers) == len(_roots(self.bench.topology)):
+            self.complete.set()
+        return self.watchers[port]
+
+    async def started(self) -> None:
+        await asyncio.wait_for(self.complete.wait(), 2)
+        for watcher in self.watchers.values():
+            assert await watcher.next() == {Wake.START}
+
+    def hint(self, port: Address) -> None:
+        self._deliver(subjects.irq(HOST, "*", "aer"), Interrupt(port=port))
+
+    def tell(self, what: What, port: Address) -> None:
+        fact = Fact(what=what, host=HOST, port=port, service="fabric", seq=1, at=datetime.now(UTC))
+        self._deliver(subjects.fact(HOST, "*", what), fact)
+
+    def _deliver(self, subject: str, message: Interrupt | Fact) -> None:
+        self.bench.handlers[subject](Incoming(subject=subject, message=message))
+
+
+def _roots(topology: Topology) -> tuple[Address, ...]:
+    return tuple(each.address for each in topology if each.parent is None)
+
+
+@pytest.fixture
+async def lab() -> AsyncIterator[Lab]:
+    lab = Lab()
+    running = asyncio.create_task(lab.ports.run())
+    await lab.started()
+    yield lab
+    lab.bench.context.stopping.set()
+    await asyncio.wait_for(running, 2)
+
+
+async def test_an_interrupt_wakes_its_port_alone(lab: Lab) -> None:
+    lab.hint(ROOT)
+    assert await lab.watchers[ROOT].next() == {Wake.INTERRUPT}
+    assert len(lab.watchers[SWITCH_ROOT].looks) == 1
+
+
+async def test_p9_an_interrupt_of_an_unknown_port_changes_nothing(lab: Lab) -> None:
+    lab.hint(Address.parse("0000:ff:00.0"))
+    await asyncio.sleep(0)
+    assert all(len(watcher.looks) == 1 for watcher in lab.watchers.values())
+
+
+async def test_many_wakes_are_one_look_that_knows_every_reason(lab: Lab) -> None:
+    for _ in range(100):
+        lab.hint(ROOT)
+    lab.tell(What.LEASE_CLOSED, ROOT)
+    assert await lab.watchers[ROOT].next() == {Wake.INTERRUPT, Wake.ENDED}
+    assert len(lab.watchers[ROOT].looks) == 2
+
+
+async def test_the_end_of_a_lease_wakes_the_ports_of_its_tree(lab: Lab) -> None:
+    lab.tell(What.RECOVERY_CLOSED, DOWN_0)
+    assert await lab.watchers[SWITCH_ROOT].next() == {Wake.ENDED}
+    assert len(lab.watchers[ROOT].looks) == 1
+
+
+async def test_a_port_that_comes_or_goes_has_its_actor_begun_or_ended(lab: Lab) -> None:
+    whole = lab.bench.topology
+    lab.bench.topology = Topology(tuple(each for each in whole if each.address != ROOT))
+    lab.tell(What.DEVICE_REMOVED, SWITCH_ROOT)
+    assert await lab.watchers[SWITCH_ROOT].next() == {Wake.POLL}
+    lab.hint(ROOT)
+    await asyncio.sleep(0)
+    assert len(lab.watchers[ROOT].looks) == 1, "nobody is left to look"
+    gone = lab.watchers.pop(ROOT)
+    lab.bench.topology = whole
+    lab.tell(What.DEVICE_ADDED, ROOT)
+    assert await lab.watchers[SWITCH_ROOT].next() == {Wake.POLL}
+    assert await lab.watchers[ROOT].next() == {Wake.START}
+    assert lab.watchers[ROOT] is not gone
+
+
+async def test_a_look_that_failed_for_want_of_a_bus_is_made_again_for_the_same_reasons(lab: Lab) -> None:
+    watcher = lab.watchers[ROOT]
+    watcher.troubles = [BusUnreachable("down"), BusUnreachable("down")]
+    lab.hint(ROOT)
+    assert await watcher.next() == {Wake.INTERRUPT, Wake.AGAIN}
+
+
+async def test_a_function_that_the_fabric_does_not_know_has_the_topology_read_again(lab: Lab) -> None:
+    lab.bench.topology = Topology(tuple(each for each in lab.bench.topology if each.address != DOWN_0))
+    lab.watchers[SWITCH_ROOT].troubles = [RefusedError(Refused(reason=Reason.UNKNOWN_PORT, message="no function"))]
+    lab.hint(SWITCH_ROOT)
+    assert Wake.POLL in await lab.watchers[SWITCH_ROOT].next()
+    assert lab.ports.topology == lab.bench.topology
+
+
+async def test_p9_after_a_reconnect_everybody_looks(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.runtime._port_actors.CONNECTION_LOOK_S", 0.01)
+    lab.tell(What.DEVICE_ADDED, ROOT)  # so that the next pause looks as often
+    assert await lab.watchers[ROOT].next() == {Wake.POLL}
+    lab.bench.reconnects += 1
+    assert await lab.watchers[ROOT].next() == {Wake.POLL}
+
+
+async def test_an_earlier_look_replaces_a_later_one_and_not_the_other_way_round(lab: Lab) -> None:
+    watcher = lab.watchers[ROOT]
+    watcher.again(60)
+    watcher.again(0)
+    watcher.again(60)
+    assert await watcher.next() == {Wake.AGAIN}

@@ -27,6 +27,7 @@ class Step(StrEnum):
     LINK = "link"  # waiting for the link
     READY = "ready"  # waiting for the functions to answer
     RESTORE = "restore"  # config space is being written back, top-down
+    ERRORS = "errors"  # error status, readable again, is being published and then cleared
     VERIFY = "verify"  # identities are compared; no joining from here on
     SLOT_RESET = "slot_reset"  # drivers are told that their device was reset
     RESUME = "resume"  # drivers go on

@@ -1,0 +1,78 @@
+"""`python -m services.fabric`: the fabric of one host.
+
+Exit codes besides those of every service: 65 the ledger is damaged, 74 it cannot be written, 75 another fabric of
+this host is running. None of them changes anything, and each says what to do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any, Final
+
+from shared.protocol import Reason
+from shared.protocol.fabric import Role
+from shared.runtime import EXIT_USAGE, Context, Fatal, Request, run
+
+from ._actor import Asked, Fabric, Returned, endpoints
+from ._leases import refuse
+from ._ledger import Ledger, LedgerError
+from ._machine_socket import MachineSocket
+
+_HARDWARE_S: Final = 2.0  # for the hardware to be there; without it, leases are answered for from the ledger
+
+
+async def host(context: Context) -> None:
+    """Serve the host until told to stop."""
+    if len(context.settings.hosts) != 1:
+        raise Fatal("a fabric is one process per host: HOLDFAST_HOSTS must name one", EXIT_USAGE)
+    try:
+        ledger = Ledger(context.settings.ledger)
+    except LedgerError as error:
+        raise Fatal(str(error), error.exit_code) from error
+    with contextlib.closing(ledger):
+        await _serve(context, ledger)
+
+
+async def _serve(context: Context, ledger: Ledger) -> None:
+    hardware = MachineSocket(str(context.settings.machine_socket))
+    fabric = Fabric(context, hardware, ledger)
+    answering: set[asyncio.Task[None]] = set()
+
+    def receive(request: Request, role: Role | None) -> None:
+        if not fabric.tell(Asked(request, role)):
+            task = asyncio.create_task(request.answer(refuse(Reason.STOPPING, "too many requests; ask again")))
+            answering.add(task)
+            task.add_done_callback(answering.discard)
+
+    def returned() -> None:
+        fabric.tell(Returned())
+
+    stopping = asyncio.create_task(context.stopping.wait())
+    running = {
+        asyncio.create_task(hardware.run(returned), name="machine"),
+        asyncio.create_task(fabric.run(), name="fabric"),
+    }
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(fabric.enumerated.wait(), _HARDWARE_S)
+    service = await context.bus.serve("fabric", endpoints(context.host, receive))
+    context.ready()
+    try:
+        ends: list[asyncio.Future[Any]] = [stopping, fabric.broken, *running]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        if fabric.broken.done():
+            error = fabric.broken.result()
+            raise Fatal(str(error), error.exit_code)
+        for task in running:
+            if task.done():
+                task.result()
+    finally:
+        await service.close()
+        stopping.cancel()
+        for task in running:
+            task.cancel()
+        await asyncio.gather(stopping, *running, return_exceptions=True)
+
+
+if __name__ == "__main__":
+    run("fabric", host, owned=False)

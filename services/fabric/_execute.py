@@ -1,0 +1,247 @@
+"""Execute: fence, number, domain, conditions, P1; written down, done, answered. And what aer may acknowledge.
+
+**At least once, for one command.** The intent is synced before the hardware is touched and the answer after, so a
+fabric that dies in between does not know whether the command was executed. It executes it when it is asked again:
+every step of a recovery may run twice (DESIGN 4), and the other choice, to answer without executing, could leave a
+link in reset that the holder believes released.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shared.pcie import Address, Function, Topology, Value, answered
+from shared.pcie import registers as reg
+from shared.protocol import Reason, Refused
+from shared.protocol.fabric import (
+    Acknowledge,
+    AcknowledgeReply,
+    Condition,
+    Execute,
+    Executed,
+    ExecuteReply,
+    Lease,
+    Operation,
+    Rank,
+    Role,
+    Verb,
+)
+from shared.protocol.facts import What
+from shared.recovery import Do, port_reads, port_view, values
+
+from . import _debts as debts
+from ._book import Book, Did, Enumerated, Holding, Meant, Saved
+from ._effects import Command, Enumerate, Persist, tell
+from ._layout import written
+from ._leases import held, refuse
+from ._mask import as_fact, enables, mask, save
+from ._rules import WRITES, enables_left, malformed, masks, object_to, resets, unsaved
+from ._snapshot import Known, renew
+from ._topology import merge, topology_of
+
+
+def execute(book: Book, asked: Execute, role: Role) -> Command[ExecuteReply]:
+    """Execute the next command of a lease, or answer the last one again."""
+    holding = held(book, asked.token, role)
+    if isinstance(holding, Refused):
+        return holding
+    lease = holding.lease
+    if holding.closing:
+        return refuse(Reason.POLICY, "close has begun: ask for it again", lease.ref)
+    answer = _numbered(holding, asked)
+    if answer is not None:
+        return answer
+    objection = object_to(asked.operations, lease, book.topology)
+    if objection is not None:
+        return refuse(objection.reason, objection.message, lease.ref)
+    failed = yield from _unmet(asked.provided, book.topology)
+    if failed:
+        return refuse(Reason.CONDITION, failed, lease.ref)
+    if any(_resets(operation, book.topology, lease) for operation in asked.operations):
+        unmasked = yield from _mask_before_reset(book, lease)
+        if unmasked is not None:
+            return unmasked
+    if all(operation.verb is Verb.READ for operation in asked.operations):
+        got = _plain(values((yield Do(asked.operations))))
+        yield Persist(_did(lease, asked, got, lease.debts), sync=False)
+        return Executed(values=got, lease=lease.ref)
+    return (yield from _write(lease, asked, book.topology))
+
+
+def _numbered(holding: Holding, asked: Execute) -> ExecuteReply | None:
+    """Judge `n`: the last one is answered again, a higher one is to be executed (None), a lower one is refused.
+
+    Numbers may be left out: a holder who gave up on an answer has used its number up.
+    """
+    lease = holding.lease
+    if asked.n > lease.last_n:
+        return None
+    if asked.n < lease.last_n or holding.answer is None:
+        return refuse(Reason.STALE, f"n={asked.n} is not above n={lease.last_n}, and its answer is gone", lease.ref)
+    if asked.operations != holding.operations:
+        return refuse(Reason.STALE, f"n={asked.n} was executed with other operations", lease.ref)
+    return Executed(values=holding.answer, lease=lease.ref)
+
+
+def _unmet(conditions: tuple[Condition, ...], topology: Topology) -> Command[str]:
+    """Return the first condition that does not hold, or nothing. A port that does not answer meets none."""
+    for condition in conditions:
+        port = topology.find(condition.port)
+        if port is None or not port.is_port:
+            return f"{condition.port} is not a port"
+        view = port_view(port, values((yield Do(port_reads(port)))))
+        if view is None:
+            return f"{condition.port} does not answer"
+        for name, wanted, held_now in (
+            ("present", condition.present, view.present),
+            ("link active", condition.link_active, view.link_active),
+        ):
+            if wanted is not None and wanted is not held_now:
+                return f"{condition.port}: {name} is {held_now}"
+    return ""
+
+
+def _resets(operation: Operation, topology: Topology, lease: Lease) -> bool:
+    return operation.verb in WRITES and resets(operation, topology.get(operation.function), lease.rank)
+
+
+def _mask_before_reset(book: Book, lease: Lease) -> Command[Refused | None]:
+    """P1, asked of the registers: what came into reach since open is saved and masked now; what will not be, refuses."""
+    slots = book.topology.slots(lease.port)
+    fresh = unsaved(lease, slots)
+    if fresh:
+        saved = yield from save(book, fresh, {})
+        yield Persist(Saved(id=lease.id, slots=saved))
+    reached = yield from mask(slots)
+    if fresh:
+        yield tell(What.LEASE_MASKED, lease.port, lease.id, lease.cause, slots=as_fact(saved, reached))
+    for slot in slots:
+        control, _ = yield from enables(slot)
+        if enables_left(control):
+            return refuse(Reason.UNMASKED, f"{slot.address} does not take the mask", lease.ref)
+    return None
+
+
+def _write(lease: Lease, asked: Execute, topology: Topology) -> Command[ExecuteReply]:
+    """Write down what is meant, do it, write down what came of it."""
+    most = debts.at_most(lease.debts, asked.operations, topology)
+    book: Book = yield Persist(Meant(id=lease.id, n=asked.n, operations=asked.operations, debts=most))
+    renewed: dict[Address, Known] = {}
+    got: list[int | None] = []
+    for operation in asked.operations:
+        if operation.verb is Verb.ENUMERATE:
+            count, book = yield from _enumerate(book, lease, operation.function)
+            got.append(count)
+            continue
+        (value,) = _plain(values((yield Do((operation,)))))
+        got.append(value)
+        if operation.verb in WRITES and value is not None:
+            known = renewed.get(operation.function) or book.snapshot(operation.function)
+            if known is not None:
+                fresh = renew(known, operation, value, keep_enables=masks(lease, known.function))
+                renewed[operation.function] = fresh
+    owed = lease.debts
+    if debts.touched(asked.operations, topology):
+        owed = yield from debts.settle(most, topology.domain(lease.port))
+    changed = tuple(one for one in renewed.values() if one != book.snapshot(one.function.address))
+    yield Persist(_did(lease, asked, tuple(got), owed, changed))
+    yield tell(
+        What.LEASE_EXECUTED,
+        lease.port,
+        lease.id,
+        lease.cause,
+        n=asked.n,
+        operations=[_as_fact(operation, value) for operation, value in zip(asked.operations, got, strict=True)],
+    )
+    return Executed(values=tuple(got), lease=lease.ref)
+
+
+def _did(lease: Lease, asked: Execute, got: tuple[int | None, ...], owed: Any, renewed: tuple[Known, ...] = ()) -> Did:
+    return Did(id=lease.id, n=asked.n, operations=asked.operations, answer=got, debts=owed, renewed=renewed)
+
+
+def _enumerate(book: Book, lease: Lease, bridge: Address) -> Command[tuple[int, Book]]:
+    """Find what is behind a bridge now. Only a slot operation forgets: a recovery's devices come back."""
+    found: tuple[Known, ...] = yield Enumerate()
+    behind = {function.address for function in topology_of(found).below(bridge)}
+    before = frozenset(function.address for function in book.topology.below(bridge))
+    forgets = lease.rank is Rank.SLOT_OPERATION and (yield from _believable(book.topology, bridge))
+    known = merge(
+        book.known,
+        tuple(one for one in found if one.function.address in behind),
+        keep=frozenset() if lease.rank is Rank.SLOT_OPERATION else before,
+        forget=before if forgets else frozenset(),
+    )
+    if known != book.known:
+        book = yield Persist(Enumerated(known=known))
+    return len(behind), book
+
+
+def _believable(topology: Topology, bridge: Address) -> Command[bool]:
+    """Tell whether finding nothing behind a bridge means that nothing is there: no port on the way holds it back."""
+    way = [topology.get(bridge), *topology.ancestors(bridge)]
+    for port in (one for one in way if one.is_port):
+        view = port_view(port, values((yield Do(port_reads(port)))))
+        if view is None or view.contained or view.in_reset:
+            return False
+    return True
+
+
+def _plain(sent: tuple[Value, ...]) -> tuple[int | None, ...]:
+    return tuple(value if answered(value) else None for value in sent)
+
+
+def _as_fact(operation: Operation, value: int | None) -> dict[str, Any]:
+    about: dict[str, Any] = {"verb": str(operation.verb), "function": str(operation.function), "value": value}
+    if operation.verb is not Verb.ENUMERATE:
+        about |= {"offset": operation.offset, "width": operation.width}
+    if operation.verb is Verb.MODIFY:
+        about["mask"] = operation.mask
+    return about
+
+
+# --- Role aer ---
+
+
+def acknowledge(book: Book, asked: Acknowledge) -> Command[AcknowledgeReply]:
+    """Clear the error bits that aer has read and published, and nothing else."""
+    topology = book.topology
+    for operation in asked.operations:
+        function = topology.find(operation.function)
+        if function is None:
+            return refuse(Reason.UNKNOWN_PORT, f"no function at {operation.function}")
+        wrong = malformed(operation)
+        if wrong:
+            return refuse(Reason.MALFORMED, wrong)
+        may = _acknowledgeable(function, leased=bool(book.covering(operation.function)))
+        if not any(_is_within(operation, register, base) for register, base in may):
+            return refuse(Reason.POLICY, f"{operation.function} at {operation.offset:#x} is not for aer to clear (now)")
+    got = _plain(values((yield Do(asked.operations))))
+    for operation, value in zip(asked.operations, got, strict=True):
+        port = topology.lease_port(operation.function) or topology.get(operation.function)
+        covering = next(iter(book.covering(operation.function)), None)
+        yield tell(
+            What.LEASE_ACKNOWLEDGED,
+            port.address,
+            covering.id if covering is not None else None,
+            **_as_fact(operation, value),
+        )
+    first = book.covering(asked.operations[0].function) if asked.operations else ()
+    return Executed(values=got, lease=first[0].ref if first else None)
+
+
+def _acknowledgeable(function: Function, *, leased: bool) -> list[tuple[reg.Register, int]]:
+    """Return the registers of a function that aer may clear bits of now."""
+    caps = function.capabilities
+    found = [(reg.DEVICE_STATUS, caps.express)] if caps.express else []
+    if caps.aer:
+        found += [(reg.CORRECTABLE_STATUS, caps.aer)]
+        found += [(reg.UNCORRECTABLE_STATUS, caps.aer)] if leased else []
+        found += [(reg.ROOT_ERROR_STATUS, caps.aer)] if function.kind is reg.DeviceType.ROOT_PORT else []
+    return found
+
+
+def _is_within(operation: Operation, register: reg.Register, base: int) -> bool:
+    start = base + register.offset
+    inside = start <= operation.offset and operation.offset + operation.width <= start + register.width
+    return inside and bool(written(operation, register, base).mask)

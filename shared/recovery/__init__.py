@@ -1,0 +1,45 @@
+"""Rolling forward and closing, written once against "some register access": pure, no waiting, no I/O.
+
+The logic is generators that yield effects (`Do`, `Pause`, `Note`) and are sent their results. The coordinator drives
+them over the bus under its token, the fabric at the hardware, a test over a bare config space.
+"""
+
+from ._close import LeaseClosed, SlotClosed, Verdict, close_lease, close_slot
+from ._effects import Do, Effect, Logic, Note, Pause, Step, modify, read, values, write
+from ._forward import PortOutcome, Verified, roll_forward, settle
+from ._link import Bounds, PortState, look_at
+from ._port import PortView, port_reads, port_view
+from ._verify import Finding, find, identify, identity_reads, verify
+
+__all__ = [
+    "Bounds",
+    "Do",
+    "Effect",
+    "Finding",
+    "LeaseClosed",
+    "Logic",
+    "Note",
+    "Pause",
+    "PortOutcome",
+    "PortState",
+    "PortView",
+    "SlotClosed",
+    "Step",
+    "Verdict",
+    "Verified",
+    "close_lease",
+    "close_slot",
+    "find",
+    "identify",
+    "identity_reads",
+    "look_at",
+    "modify",
+    "port_reads",
+    "port_view",
+    "read",
+    "roll_forward",
+    "settle",
+    "values",
+    "verify",
+    "write",
+]

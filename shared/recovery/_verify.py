@@ -1,0 +1,97 @@
+"""Is it the same device? Asked of every function, before its first write after a reset and again before the unmask.
+
+The kernel looks at function 0 alone (pciehp_device_replaced, 6.11); a card of several functions can come back with
+another behind the first. A function that does not answer is neither the same nor another: see Finding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+import msgspec
+
+from shared.pcie import Address, Function, Identity, IdentityField, Topology, Value, answered
+from shared.pcie import registers as reg
+from shared.protocol.fabric import Operation, SavedFunction
+
+from ._effects import Do, Logic, read, values
+
+_CLASS_SHIFT: Final = 8  # §7.5.1.1.6: the class code stands above the revision
+_REVISION: Final = 0xFF
+_SUBSYSTEM_ID_SHIFT: Final = 16  # Identity.subsystem: the id above its vendor
+_EXTENDED_ID: Final = 0xFFFF  # §7.6.3: the id in an extended capability's header
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """What one function says of itself now, compared with what it said before."""
+
+    function: Address
+    answers: bool  # it completes requests, and is ready
+    differs: frozenset[IdentityField] = frozenset()  # empty where it does not answer
+
+    @property
+    def same(self) -> bool:
+        """Tell whether the function answers with the identity it had."""
+        return self.answers and not self.differs
+
+
+def identity_reads(function: Function) -> tuple[Operation, ...]:
+    """Return the reads that tell who a function is; `identify` takes their values in this order."""
+    address, serial = function.address, function.capabilities.serial_number
+    common = [
+        read(address, reg.VENDOR_ID.offset, 2),
+        read(address, reg.DEVICE_ID.offset, 2),
+        read(address, reg.REVISION_AND_CLASS.offset, 4),
+    ]
+    if not function.kind.is_bridge:
+        common.append(read(address, reg.SUBSYSTEM_VENDOR_ID.offset, 4))
+    if serial:
+        common.append(read(address, serial, 4))
+        common.append(read(address, serial + reg.SERIAL_NUMBER_LOW.offset, 4))
+        common.append(read(address, serial + reg.SERIAL_NUMBER_HIGH.offset, 4))
+    return tuple(common)
+
+
+def identify(function: Function, sent: tuple[Value, ...]) -> Identity | None:
+    """Return who answered `identity_reads`, or None where nobody did, or nobody who is ready yet.
+
+    A bridge's subsystem stands in a capability of its own that Holdfast does not follow: it is taken as it was.
+    """
+    got = [value for value in sent if answered(value)]
+    if len(got) != len(identity_reads(function)) or got[0] == reg.RRS_VENDOR_ID:
+        return None
+    vendor, device, class_and_revision, *rest = got
+    subsystem = function.identity.subsystem if function.kind.is_bridge else rest.pop(0)
+    serial = None
+    if rest and rest[0] & _EXTENDED_ID == reg.ExtendedId.DEVICE_SERIAL_NUMBER:
+        serial = rest[2] << 32 | rest[1]
+    return Identity(
+        vendor=vendor,
+        device=device,
+        class_code=class_and_revision >> _CLASS_SHIFT,
+        revision=class_and_revision & _REVISION,
+        subsystem=subsystem,
+        serial=serial,
+    )
+
+
+def find(function: Function, before: Identity, sent: tuple[Value, ...]) -> Finding:
+    """Compare the answers to `identity_reads` with who the function was."""
+    now = identify(function, sent)
+    if now is None:
+        return Finding(function=function.address, answers=False)
+    return Finding(function=function.address, answers=True, differs=before.differences(now))
+
+
+def verify(saved: Iterable[SavedFunction], topology: Topology) -> Logic[tuple[Finding, ...]]:
+    """Ask every saved function who it is. One that the topology has lost counts as not answering."""
+    findings = []
+    for one in saved:
+        function = topology.find(one.address)
+        if function is None:
+            findings.append(Finding(function=one.address, answers=False))
+            continue
+        sent = values((yield Do(identity_reads(function))))
+        findings.append(find(function, one.identity, sent))
+    return tuple(findings)

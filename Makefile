@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check format clean setup
+.PHONY: run test check format constraints clean setup
 
 run: $(VENV)/.run
 	$(BIN)/holdfast demo
@@ -36,6 +36,9 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
+
+constraints: setup
+	(head -n 1 constraints.txt; $(BIN)/pip freeze --exclude-editable) > constraints.new && mv constraints.new constraints.txt
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

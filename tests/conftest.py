@@ -61,7 +61,9 @@ class NatsServer:
 
     def freeze(self) -> None:
         """Let the server neither answer nor close its connections."""
+        assert self._process is not None
         self._signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)
 
     def thaw(self) -> None:
         self._signal(signal.SIGCONT)

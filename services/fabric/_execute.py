@@ -57,15 +57,17 @@ def execute(book: Book, asked: Execute, role: Role) -> Command[ExecuteReply]:
     failed = yield from _unmet(asked.provided, book.topology)
     if failed:
         return refuse(Reason.CONDITION, failed, lease.ref)
+    masked: tuple[Address, ...] | None = None
     if any(_resets(operation, book.topology, lease) for operation in asked.operations):
-        unmasked = yield from _mask_before_reset(book, lease)
-        if unmasked is not None:
-            return unmasked
+        reached = yield from _mask_before_reset(book, lease)
+        if isinstance(reached, Refused):
+            return reached
+        masked = reached
     if all(operation.verb is Verb.READ for operation in asked.operations):
         got = _plain(values((yield Do(asked.operations))))
         yield Persist(_did(lease, asked, got, lease.debts), sync=False)
         return Executed(values=got, lease=lease.ref)
-    return (yield from _write(lease, asked, book.topology))
+    return (yield from _write(lease, asked, book.topology, masked))
 
 
 def _numbered(holding: Holding, asked: Execute) -> ExecuteReply | None:
@@ -105,8 +107,11 @@ def _resets(operation: Operation, topology: Topology, lease: Lease) -> bool:
     return operation.verb in WRITES and resets(operation, topology.get(operation.function), lease.rank)
 
 
-def _mask_before_reset(book: Book, lease: Lease) -> Command[Refused | None]:
-    """P1, asked of the registers: what came into reach since open is saved and masked now; what will not be, refuses."""
+def _mask_before_reset(book: Book, lease: Lease) -> Command[Refused | tuple[Address, ...]]:
+    """P1, asked of the registers: what came into reach since open is saved and masked now; what will not be, refuses.
+
+    Returns the slots that answered, all of them masked.
+    """
     slots = book.topology.slots(lease.port)
     fresh = unsaved(lease, slots)
     if fresh:
@@ -119,11 +124,13 @@ def _mask_before_reset(book: Book, lease: Lease) -> Command[Refused | None]:
         control, _ = yield from enables(slot)
         if enables_left(control):
             return refuse(Reason.UNMASKED, f"{slot.address} does not take the mask", lease.ref)
-    return None
+    return reached
 
 
-def _write(lease: Lease, asked: Execute, topology: Topology) -> Command[ExecuteReply]:
-    """Write down what is meant, do it, write down what came of it."""
+def _write(
+    lease: Lease, asked: Execute, topology: Topology, masked: tuple[Address, ...] | None
+) -> Command[ExecuteReply]:
+    """Write down what is meant, do it, write down what came of it; `masked` are the slots of a reset, for P1's proof."""
     most = debts.at_most(lease.debts, asked.operations, topology)
     book: Book = yield Persist(Meant(id=lease.id, n=asked.n, operations=asked.operations, debts=most))
     renewed: dict[Address, Known] = {}
@@ -152,6 +159,7 @@ def _write(lease: Lease, asked: Execute, topology: Topology) -> Command[ExecuteR
         lease.cause,
         n=asked.n,
         operations=[_as_fact(operation, value) for operation, value in zip(asked.operations, got, strict=True)],
+        **({} if masked is None else {"masked": [str(port) for port in masked]}),
     )
     return Executed(values=tuple(got), lease=lease.ref)
 

@@ -46,7 +46,7 @@ def has(port: Function, capability: r.SlotCapabilities) -> bool:
 
 
 def enables(port: Function) -> int:
-    """Return the interrupts of the slot that must be on when nobody masks them.
+    """Return the bits of Slot Control that must be set when nobody masks them: interrupts, and trustworthy presence.
 
     Power faults and the latch are enabled too, unlike in pciehp: a fault that nobody looks for is not reported.
     """
@@ -60,6 +60,8 @@ def enables(port: Function) -> int:
         wanted |= r.SlotControl.ATTENTION_BUTTON_ENABLE
     if has(port, _C.MRL_SENSOR):
         wanted |= r.SlotControl.MRL_CHANGED_ENABLE
+    if port.in_band_disable:
+        wanted |= r.SlotControl.IN_BAND_PRESENCE_DISABLE
     return int(wanted)
 
 

@@ -76,12 +76,18 @@ class Reading:
 
     @property
     def fatal(self) -> tuple[str, ...]:
-        """Fatal errors that are pending, here or above, by function and register."""
+        """Fatal errors that are pending, here or above, by function and register.
+
+        Surprise Down alone decides nothing (DESIGN 5): while the root port has not been read, its ERR_FATAL is what
+        defers; once aer has judged that the device is gone, the removal may go on, and clears the bit.
+        """
         found = []
         for bridge in (self.port, *self.above):
             status, mask, severity = (self.at(bridge, register) for register in _AER)
-            if answered(status) and answered(mask) and answered(severity) and status & ~mask & severity:
-                found.append(f"{bridge.address} uncorrectable status {status & ~mask & severity:#010x}")
+            if answered(status) and answered(mask) and answered(severity):
+                pending = status & ~mask & severity & ~int(r.Uncorrectable.SURPRISE_DOWN)
+                if pending:
+                    found.append(f"{bridge.address} uncorrectable status {pending:#010x}")
             if self._bits(bridge, r.ROOT_ERROR_STATUS, r.RootErrorStatus.FATAL_RECEIVED):
                 found.append(f"{bridge.address} has received ERR_FATAL")
         return tuple(found)

@@ -14,7 +14,7 @@ from shared.pcie import registers as r
 from shared.protocol.facts import What
 from shared.protocol.records import Device
 from shared.protocol.requests import Channel
-from shared.recovery import modify, read
+from shared.recovery import modify, read, write
 
 from ._bring_up import Readiness, await_device, enumerate_below
 from ._configure import Unconfigurable, assign_buses, plan, size_bars, switch_on, window_of
@@ -61,7 +61,17 @@ class Work:
         gone = sorted(self._keeper.behind(), key=lambda device: device.function, reverse=True)
         for device in gone:
             await operation.unless_lost(self._keeper.forget(device, lease=operation.lease, why=why))
+        await self._forget_surprise(operation)
         await self._power_down(operation)
+
+    async def _forget_surprise(self, operation: SlotOperation) -> None:
+        """Clear the Surprise Down that the removal logged, or the next card's first error would be blamed on it."""
+        port = self._port
+        if port.capabilities.aer:
+            at = port.capabilities.aer + r.UNCORRECTABLE_STATUS.offset
+            await operation.do(
+                write(port.address, at, r.UNCORRECTABLE_STATUS.width, int(r.Uncorrectable.SURPRISE_DOWN))
+            )
 
     async def switch_off(self, operation: SlotOperation, why: str) -> None:
         """Remove every function behind the slot safely: drivers first, while their devices still answer."""

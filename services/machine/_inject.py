@@ -51,7 +51,7 @@ class Injector:
             Injection.STUCK_TRAINING: _stick,
             Injection.DEGRADED_LINK: self._degrade,
             Injection.SLOW_READY: _slow,
-            Injection.BUTTON: lambda target, _: _slot(target).press(),
+            Injection.BUTTON: lambda target, _: _press(target),
             Injection.POWER_FAULT: lambda target, request: _slot(target).fault(request.for_s),
             Injection.MRL: lambda target, request: _slot(target).move_latch(bool(request.state)),
             Injection.ERROR: self._error,
@@ -234,6 +234,13 @@ def _detected(request: Inject) -> Detected:
 def _port(target: SimulatedFunction) -> Port:
     assert target.port is not None
     return target.port
+
+
+def _press(target: SimulatedFunction) -> None:
+    slot = _slot(target)
+    if not slot.spec.button:
+        raise MachineError(f"the slot of {target.address} has no attention button")
+    slot.press()
 
 
 def _slot(target: SimulatedFunction) -> Slot:

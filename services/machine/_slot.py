@@ -38,8 +38,11 @@ class Slot:
         return bool(self._express.get(r.SLOT_STATUS) & r.SlotStatus.PRESENCE)
 
     def present(self, in_band: bool, seated: bool) -> bool:
-        """Return Presence Detect State: in-band or out-of-band (§7.5.3.11)."""
-        out_of_band = self.spec.out_of_band_presence and seated
+        """Return Presence Detect State: in-band or out-of-band (§7.5.3.11).
+
+        In-band presence needs power, so a slot with a power controller has a physical pin too.
+        """
+        out_of_band = (self.spec.out_of_band_presence or self.spec.power_controller) and seated
         return out_of_band or (in_band and not self.in_band_ignored)
 
     def show_presence(self, present: bool, *, latch: bool = True) -> bool:

@@ -56,6 +56,10 @@ def describe(address: Address, image: bytes, parent: Address | None) -> Function
         subordinate=_field(image, r.SUBORDINATE_BUS) if kind.is_bridge else 0,
         slot=r.SlotCapabilities(slot & ((1 << r.SLOT_NUMBER_SHIFT) - 1)) if has_slot else None,
         slot_number=slot >> r.SLOT_NUMBER_SHIFT,
+        in_band_disable=has_slot
+        and bool(
+            _field(image, r.SLOT_CAPABILITIES_2, caps.express) & r.SlotCapabilities2.IN_BAND_PRESENCE_DISABLE_SUPPORTED
+        ),
         vectors=_vectors(image, caps, kind),
         flr=bool(caps.express)
         and bool(_field(image, r.DEVICE_CAPABILITIES, caps.express) & r.DeviceCapabilities.FUNCTION_LEVEL_RESET),

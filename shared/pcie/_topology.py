@@ -43,6 +43,7 @@ class Function(msgspec.Struct, frozen=True):
     subordinate: int = 0  # ... and the highest bus behind it
     slot: SlotCapabilities | None = None  # downstream ports with Slot Implemented
     slot_number: int = 0
+    in_band_disable: bool = False  # the slot can take in-band presence out of Presence Detect State (§7.5.3.22)
     vectors: Vectors = Vectors()
     flr: bool = False  # Function Level Reset, by Device Capabilities
     link_active_reporting: bool = False

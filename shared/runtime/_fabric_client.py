@@ -24,6 +24,7 @@ ATTEMPT_S: Final = 1.0  # for one attempt; the fabric answers in milliseconds un
 QUESTION_S: Final = timing.LEASE_ALLOWED  # for a question, all attempts together
 _AGAIN_S: Final = 0.05
 _DEPOSED: Final = (Reason.FENCED, Reason.UNKNOWN_LEASE)
+_PASSING: Final = (Reason.STOPPING, Reason.NOT_OWNER)  # the fabric is being restarted: its successor will answer
 
 _log = structlog.get_logger()
 
@@ -157,7 +158,7 @@ class FabricClient:
         if isinstance(answer, Refused) and answer.reason in _DEPOSED:
             handle.lost.set()
             raise Fenced(f"lease {handle.id}: {answer.message}")
-        handle.heard = now
+        handle.heard = max(handle.heard, now)
         return answer
 
     async def _retired(self, handle: LeaseHandle) -> fabric.Closed | None:
@@ -179,11 +180,15 @@ class FabricClient:
         while True:
             left = deadline - loop.time()
             try:
-                return await self._bus.request(subject, message, reply, timeout_s=min(ATTEMPT_S, left))
+                answer = await self._bus.request(subject, message, reply, timeout_s=min(ATTEMPT_S, left))
             except (Unanswered, BusUnreachable):
                 if deadline - loop.time() <= _AGAIN_S:
                     raise
-                await asyncio.sleep(_AGAIN_S)
+            else:
+                passing = isinstance(answer, Refused) and answer.reason in _PASSING
+                if not passing or deadline - loop.time() <= _AGAIN_S:
+                    return answer
+            await asyncio.sleep(_AGAIN_S)
 
 
 @asynccontextmanager

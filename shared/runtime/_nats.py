@@ -19,14 +19,14 @@ from nats.micro.service import EndpointConfig, Service, ServiceConfig
 from shared.protocol import Message, ProtocolError, Reason, Refused, VersionError, decode, encode, is_json
 from shared.protocol.facts import Fact
 
-from ._nats_client import HoldfastClient, close_subscription, describe
+from ._nats_client import FLUSH_S, HoldfastClient, close_subscription, describe
 from ._nats_errors import translated
 from ._nats_facts import FactReader, Outbox
 from ._nats_records import RECORD_TIMEOUT_S, Records, Streams
 from ._settings import Settings
 from .bus import BusError, BusStatistics, BusUnreachable, Entry, Incoming, Request, Subscription, Unanswered
 
-FLUSH_S: Final = 2.0  # for the outbox at the end
+OUTBOX_S: Final = 2.0  # for the outbox at the end
 CLOSE_S: Final = 3.0  # for draining at the end
 _STREAMS_RETRY_S: Final = 0.5
 _STREAMS_COMPLAIN_EVERY: Final = 6  # attempts
@@ -121,7 +121,7 @@ class NatsBus:
             handler(Incoming(message.subject, decoded))
 
         with translated(self._client, subject):
-            return _Subscribed(self._client, [await self._client.subscribe(subject, cb=deliver)])
+            return _Subscribed(self._client, [await self._client.listen(subject, deliver)])
 
     async def watch_facts(self, subject: str, handler: Callable[[Incoming], None]) -> Subscription:
         """Deliver facts as they are published, without history."""
@@ -144,7 +144,7 @@ class NatsBus:
                 await service.add_endpoint(
                     EndpointConfig(name=_endpoint_name(subject), subject=subject, handler=self._endpoint(kind, handler))
                 )
-            await self._client.flush()
+            await self._client.flush(FLUSH_S)
         return _Served(self._client, service)
 
     def record(self, fact: Fact) -> None:
@@ -186,7 +186,7 @@ class NatsBus:
     async def close(self) -> None:
         """Flush the outbox as far as possible, drain and close."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._outbox.flushed(), FLUSH_S if self._client.ready else 0)
+            await asyncio.wait_for(self._outbox.flushed(), OUTBOX_S if self._client.ready else 0)
         if self._outbox.pending:
             _log.warning("facts not stored at the end", pending=self._outbox.pending)
         self._storing.cancel()

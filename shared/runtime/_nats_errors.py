@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -30,13 +31,25 @@ _NOT_EXECUTED: Final = (
 )
 
 
+def _cancellations() -> int:
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()
+
+
 @contextmanager
 def translated(client: HoldfastClient, subject: str) -> Iterator[None]:
-    """Refuse to send over a connection that is down, and turn nats-py's errors into the bus's."""
+    """Refuse to send over a connection that is down, and turn nats-py's errors into the bus's.
+
+    And let no cancellation get lost: nats-py waits with `asyncio.wait_for`, which until Python 3.12 returns the result
+    and forgets the cancellation if both come at once. A task that goes on then beats for ever, or is awaited for ever.
+    """
     if not client.ready:
         raise BusUnreachable(f"{subject}: there is no connection to the bus; nothing was sent")
+    before = _cancellations()
     try:
         yield
+        if _cancellations() > before:
+            raise asyncio.CancelledError
     except _NOT_SENT as error:
         raise BusUnreachable(f"{subject}: {describe(error)}; nothing was sent") from error
     except _NOT_EXECUTED as error:

@@ -161,7 +161,7 @@ class FactReader:
             woken.set()
 
         with translated(self._client, "facts"):
-            return [await self._client.subscribe(subject, cb=wake) for subject in filters or subjects.FACT_SUBJECTS]
+            return [await self._client.listen(subject, wake) for subject in filters or subjects.FACT_SUBJECTS]
 
     async def _stream(self) -> StreamInfo:
         await self._streams.ensure()

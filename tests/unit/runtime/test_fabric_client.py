@@ -121,6 +121,19 @@ def test_a_command_without_an_answer_is_repeated_under_the_same_number(in_virtua
     in_virtual_time(story())
 
 
+@pytest.mark.parametrize("reason", [Reason.STOPPING, Reason.NOT_OWNER])
+def test_a_fabric_that_is_being_restarted_is_waited_for(reason: Reason, in_virtual_time: Run) -> None:
+    async def story() -> None:
+        passing = Refused(reason=reason, message="not now")
+        wire = Wire(passing, NobodyListens, executed(3))
+        assert await client(wire).execute(LeaseHandle(LEASE), READ) == (3,)
+        assert numbers(wire) == [1, 1, 1]
+        with pytest.raises(RefusedError, match="not now"):
+            await client(Wire(passing)).execute(LeaseHandle(LEASE), READ)
+
+    in_virtual_time(story())
+
+
 def test_a_command_that_stays_unknown_uses_its_number_up(in_virtual_time: Run) -> None:
     """It may be executed yet; another command under its number would then be answered with its values."""
 

@@ -1,0 +1,214 @@
+"""The command line: every command with its options, and nothing else."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from shared.protocol.requests import Injection, ResetMethod
+
+from . import _doctor, _dump, _facts, _hold, _inject, _power, _replay_command, _reset, _status, _up
+from ._exit import HELP, ExitCode, Failure
+from ._run import ask as _ask
+from ._run import confirm as _confirm
+from ._run import run as _run
+from ._session import Session
+
+DEFAULT_URL: Final = "nats://127.0.0.1:4222"
+DEFAULT_PORT: Final = 4222
+DEFAULT_HOST: Final = "lab"
+DEFAULT_TIMEOUT_S: Final = 120.0
+LAB: Final = Path(__file__).parent / "data" / "lab.toml"
+
+app = typer.Typer(
+    name="holdfast",
+    help="Keeps a PCIe device in its slot while the link above it is taken down on purpose.",
+    epilog=HELP,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Nats = Annotated[str, typer.Option("--nats", envvar="HOLDFAST_NATS_URL", help="URL of the bus.")]
+Host = Annotated[str, typer.Option("--host", envvar="HOLDFAST_HOST", help="Host whose ports are meant.")]
+Json = Annotated[bool, typer.Option("--json", help="JSON for programs; one document per line.")]
+Timeout = Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds until the outcome must be known.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before something is changed.")]
+Port = Annotated[str, typer.Argument(help="A port or its device: 0000:3b:00.0, 3b:00.0, Slot(4), or a serial number.")]
+AnyPort = Annotated[str | None, typer.Argument(help="Only what concerns this port, slot or device.")]
+
+
+@app.command()
+def up(
+    topology: Annotated[Path, typer.Option(help="Topology file of the simulated machine.")] = LAB,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the bus on 127.0.0.1; 0 takes a free one.")] = (
+        DEFAULT_PORT
+    ),
+    state: Annotated[Path | None, typer.Option(help="Directory that keeps ledger and records; else temporary.")] = None,
+    host: Host = DEFAULT_HOST,
+    as_json: Json = False,
+) -> None:
+    """Run everything on this machine: an embedded NATS server and all services."""
+    if not topology.is_file():
+        raise Failure(ExitCode.USAGE, f"no topology file {topology}; name one with --topology")
+    _run(_up.up(topology, port=port or None, state=state, host=host, as_json=as_json))
+
+
+@app.command()
+def status(
+    nats: Nats = DEFAULT_URL, host: Host = DEFAULT_HOST, as_json: Json = False, timeout: Timeout = DEFAULT_TIMEOUT_S
+) -> None:
+    """Show every port, its slot and devices, and every service."""
+    _ask(nats, host, timeout, lambda s: _status.status(s, as_json=as_json))
+
+
+@app.command()
+def topology(
+    nats: Nats = DEFAULT_URL, host: Host = DEFAULT_HOST, as_json: Json = False, timeout: Timeout = DEFAULT_TIMEOUT_S
+) -> None:
+    """Show the tree of functions."""
+    _ask(nats, host, timeout, lambda s: _status.topology(s, as_json=as_json))
+
+
+@app.command()
+def leases(
+    nats: Nats = DEFAULT_URL, host: Host = DEFAULT_HOST, as_json: Json = False, timeout: Timeout = DEFAULT_TIMEOUT_S
+) -> None:
+    """Show the open leases."""
+    _ask(nats, host, timeout, lambda s: _status.leases(s, as_json=as_json))
+
+
+@app.command()
+def watch(port: AnyPort = None, nats: Nats = DEFAULT_URL, host: Host = DEFAULT_HOST, as_json: Json = False) -> None:
+    """Follow what happens."""
+    _ask(nats, host, DEFAULT_TIMEOUT_S, lambda s: _facts.watch(s, port, as_json=as_json))
+
+
+@app.command()
+def history(
+    port: AnyPort = None,
+    lease: Annotated[str | None, typer.Option(help="Only the facts of this lease.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the last ones.")] = None,
+    nats: Nats = DEFAULT_URL,
+    host: Host = DEFAULT_HOST,
+    as_json: Json = False,
+) -> None:
+    """Show what happened, as `watch` would have."""
+    _ask(nats, host, DEFAULT_TIMEOUT_S,
+         lambda s: _facts.history(s, port, lease=lease, limit=limit, as_json=as_json))  # fmt: skip
+
+
+@app.command()
+def reset(
+    function: Annotated[str, typer.Argument(help="The function: 0000:3b:00.0, 3b:00.0, or a serial number.")],
+    method: Annotated[ResetMethod | None, typer.Option(help="How; else the first that works.")] = None,
+    yes: Yes = False,
+    nats: Nats = DEFAULT_URL,
+    host: Host = DEFAULT_HOST,
+    as_json: Json = False,
+    timeout: Timeout = DEFAULT_TIMEOUT_S,
+) -> None:
+    """Reset a function under a lease, and say what became of it."""
+    _confirm(f"Reset {function}?", yes=yes)
+    _ask(nats, host, timeout, lambda s: _reset.reset(s, function, method=method, as_json=as_json))
+
+
+@app.command()
+def hold(
+    port: Port,
+    command: Annotated[list[str], typer.Argument(help="After `--`: the command and its arguments.")],
+    nats: Nats = DEFAULT_URL,
+    host: Host = DEFAULT_HOST,
+    as_json: Json = False,
+    timeout: Timeout = DEFAULT_TIMEOUT_S,
+) -> None:
+    """Hold a port while a command runs that takes its link down: a firmware or FPGA reload."""
+    _ask(nats, host, timeout, lambda s: _hold.hold(s, port, command, as_json=as_json))
+
+
+@app.command()
+def power(
+    which: Annotated[_power.Power, typer.Argument(help="on or off")],
+    port: Port,
+    yes: Yes = False,
+    nats: Nats = DEFAULT_URL,
+    host: Host = DEFAULT_HOST,
+    as_json: Json = False,
+    timeout: Timeout = DEFAULT_TIMEOUT_S,
+) -> None:
+    """Power a slot on or off."""
+    if which is _power.Power.OFF:
+        _confirm(f"Power off the slot of {port}?", yes=yes)
+    _ask(nats, host, timeout, lambda s: _power.power(s, which, port, as_json=as_json))
+
+
+@app.command()
+def inject(
+    what: Annotated[Injection | None, typer.Argument(help="What happens.")] = None,
+    target: Annotated[str | None, typer.Argument(help="Where: a port or a function.")] = None,
+    file: Annotated[Path | None, typer.Option(help="TOML file of [[inject]] tables, instead of all else.")] = None,
+    after: Annotated[float, typer.Option(min=0, help="Seconds from now.")] = 0.0,
+    for_s: Annotated[float | None, typer.Option("--for", min=0, help="For how many seconds.")] = None,
+    name: Annotated[list[str] | None, typer.Option(help="error: the kernel's short name, as MalfTLP. Repeat.")] = None,
+    header: Annotated[str | None, typer.Option(help="error: TLP header, four doublewords in hex.")] = None,
+    severity: Annotated[str | None, typer.Option(help="error: fatal or nonfatal.")] = None,
+    reason: Annotated[str | None, typer.Option(help="dpc: uncorrectable, err_nonfatal, err_fatal, rp_pio …")] = None,
+    source: Annotated[str | None, typer.Option(help="dpc: function whose message triggered.")] = None,
+    service: Annotated[str | None, typer.Option(help="interrupts: hotplug, aer or dpc.")] = None,
+    state: Annotated[bool | None, typer.Option("--open/--closed", help="mrl: the latch.")] = None,
+    speed: Annotated[int | None, typer.Option(min=1, help="degraded_link: 1 is 2.5 GT/s, 2 is 5, 3 is 8 …")] = None,
+    width: Annotated[int | None, typer.Option(min=1, help="degraded_link: lanes.")] = None,
+    card: Annotated[list[str] | None, typer.Option(help="insert, swap: FUNCTION.FIELD=VALUE. Repeat.")] = None,
+    driver: Annotated[list[str] | None, typer.Option(help="driver: FIELD=VALUE. Repeat.")] = None,
+    count: Annotated[int, typer.Option(min=1, help="error: how many times.")] = 1,
+    nats: Nats = DEFAULT_URL,
+    host: Host = DEFAULT_HOST,
+    as_json: Json = False,
+    timeout: Timeout = DEFAULT_TIMEOUT_S,
+) -> None:
+    """Do to the simulated machine what a lab does to real hardware."""
+    if (file is None) == (what is None or target is None):
+        raise Failure(ExitCode.USAGE, "inject needs either WHAT and TARGET, or --file")
+    options = {
+        "after_s": after, "for_s": for_s, "names": name or [], "header": _inject.header_words(header),
+        "severity": severity, "reason": reason, "service": service, "state": state, "speed": speed, "width": width,
+        "card": _inject.card_fields(card or []), "driver": _inject.driver_fields(driver or []), "count": count,
+    }  # fmt: skip
+
+    listed = _inject.from_file(file) if file is not None else ()
+
+    async def run(s: Session) -> None:
+        wanted = listed or (await _inject.from_options(s, str(what), str(target), source, options),)
+        await _inject.inject(s, wanted, as_json=as_json)
+
+    _ask(nats, host, timeout, run)
+
+
+@app.command()
+def dump(
+    function: Annotated[list[str] | None, typer.Argument(help="Functions; all if none is named.")] = None,
+    nats: Nats = DEFAULT_URL,
+    host: Host = DEFAULT_HOST,
+    timeout: Timeout = DEFAULT_TIMEOUT_S,
+) -> None:
+    """Write config spaces as `lspci -xxxx` does: `holdfast dump | lspci -F /dev/stdin -vvv` decodes them."""
+
+    async def run(s: Session) -> None:
+        sys.stdout.write(await _dump.dump(s, function or []))
+
+    _ask(nats, host, timeout, run)
+
+
+@app.command()
+def doctor(
+    nats: Nats = DEFAULT_URL, host: Host = DEFAULT_HOST, as_json: Json = False, timeout: Timeout = DEFAULT_TIMEOUT_S
+) -> None:
+    """Check the bus, the services, the leases, and look for masks that nobody holds."""
+    _ask(nats, host, timeout, lambda s: _doctor.doctor(s, as_json=as_json))
+
+
+for command in (_replay_command.replay, _replay_command.demo, _replay_command.timeline):
+    app.command()(command)

@@ -1,0 +1,111 @@
+"""`doctor` asks whether everything is there and answers, and looks for masks that nobody holds."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+from rich.text import Text
+
+from shared.protocol.fabric import LeaseList
+
+from ._exit import ExitCode, Failure
+from ._output import print_json, print_table
+from ._services import ask_services
+from ._session import Session
+from ._status import covering, masked, slot_controls
+
+
+class Grade(StrEnum):
+    """How a check ended."""
+
+    OK = "ok"
+    BAD = "bad"
+    UNKNOWN = "unknown"  # it could not be looked at
+
+
+class Check(msgspec.Struct, frozen=True):
+    """One line of the report. `code` is how the command ends because of it."""
+
+    name: str
+    grade: Grade
+    says: str
+    code: ExitCode = ExitCode.OK
+
+
+_STYLES: Final = {Grade.OK: "green", Grade.BAD: "bold red", Grade.UNKNOWN: "yellow"}
+
+
+async def doctor(session: Session, *, as_json: bool) -> ExitCode:
+    """Run every check that can be run. The exit code is that of the worst finding."""
+    checks = [Check("bus", Grade.OK, "connected, JetStream answers"), *await _services(session)]
+    try:
+        checks += await _hardware(session)
+    except Failure as failure:
+        checks.append(Check("slots and leases", Grade.UNKNOWN, str(failure), failure.code))
+    if as_json:
+        for check in checks:
+            print_json(check)
+    else:
+        rows = [(check.name, Text(check.grade, style=_STYLES[check.grade]), check.says) for check in checks]
+        print_table(("CHECK", "RESULT", "FINDING"), rows, empty="")
+    return max(check.code for check in checks)
+
+
+async def _services(session: Session) -> list[Check]:
+    checks = []
+    for state in await ask_services(session):
+        name = f"service {state.service}"
+        if state.alive:
+            checks.append(
+                Check(name, Grade.OK, f"answers; the host is owned by {state.owner}" if state.owner else "answers")
+            )
+        else:
+            says = f"does not answer; start it: python -m services.{state.service}"
+            checks.append(Check(name, Grade.BAD, says, ExitCode.UNREACHABLE))
+    return checks
+
+
+async def _hardware(session: Session) -> list[Check]:
+    listed = await session.leases()
+    return [*await _masks(session, listed), *_silences(listed)]
+
+
+async def _masks(session: Session, listed: LeaseList) -> list[Check]:
+    """Look for orphan masks: slots whose enables are off although no lease covers them."""
+    topology = await session.topology()
+    slots = tuple(function for function in topology if function.hotplug_capable)
+    controls = await slot_controls(session, slots)
+    orphans = [
+        slot for slot in slots
+        if masked(slot, controls[slot.address]) and covering(slot.address, topology, listed.leases) is None
+    ]  # fmt: skip
+    if not orphans:
+        return [Check("masks", Grade.OK, f"no orphan among {len(slots)} slots")]
+    return [
+        Check(
+            f"mask of {slot.address}",
+            Grade.BAD,
+            f"slot {slot.slot_number} is masked and no lease covers it: nobody would notice a removal; "
+            "restart hotplug, which sets the enables again",
+            ExitCode.FAILED,
+        )
+        for slot in orphans
+    ]
+
+
+def _silences(listed: LeaseList) -> list[Check]:
+    silent = [lease for lease in listed.leases if lease.silent_s > lease.allowed_s]
+    if not silent:
+        return [Check("leases", Grade.OK, f"{len(listed.leases)} open, none silent")]
+    return [
+        Check(
+            f"lease {lease.id}",
+            Grade.BAD,
+            f"{lease.holder} has been silent for {lease.silent_s:.1f} s on {lease.port}; "
+            "the coordinator adopts it, or after a grace the fabric: are both running?",
+            ExitCode.FAILED,
+        )
+        for lease in silent
+    ]

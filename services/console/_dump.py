@@ -1,0 +1,48 @@
+"""`dump`: config spaces in the format of `lspci -xxxx`, so that `lspci -F` decodes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from shared.pcie import Address, Function
+from shared.protocol import subjects
+from shared.protocol.fabric import Dump, Dumped, DumpReply
+
+from ._names import resolve
+from ._output import tell
+from ._session import Session
+
+_ROW: Final = 16  # bytes per line
+_UNANSWERED: Final = b"\xff"
+
+
+async def dump(session: Session, names: Sequence[str]) -> str:
+    """Return the dump of the named functions, or of all."""
+    topology = await session.topology()
+    devices = await session.devices() if names else ()
+    chosen = [resolve(name, topology, devices) for name in names] or [function.address for function in topology]
+    texts = []
+    for address in chosen:
+        reply: Dumped = await session.ask(
+            subjects.fabric(session.host, "dump"),
+            Dump(function=address),
+            DumpReply,
+            whom="fabric",
+            what=f"dump {address}",
+        )
+        if not reply.config.strip(_UNANSWERED):
+            tell(f"{address} does not answer: all ones")
+        texts.append(text(address, topology.find(address), reply.config))
+    return "\n".join(texts)
+
+
+def text(address: Address, function: Function | None, config: bytes) -> str:
+    """Write one config space as lspci does: a header line, then offsets and bytes in hexadecimal."""
+    name = "no function" if function is None else str(function.identity)
+    return "\n".join((f"{address} {name}", *_rows(config), ""))
+
+
+def _rows(config: bytes) -> Iterator[str]:
+    for offset in range(0, len(config), _ROW):
+        yield f"{offset:02x}: {config[offset : offset + _ROW].hex(' ')}"

@@ -1,0 +1,94 @@
+"""How a command ends: the exit codes, and the one exception that carries one to the shell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import IntEnum
+from typing import Final
+
+from shared.protocol import LeaseRef, Reason, Refused
+from shared.protocol.fabric import Result
+from shared.protocol.records import Verdict
+
+
+class ExitCode(IntEnum):
+    """What a script learns from `$?`. `hold` passes its command's own code through, 128 + n for signal n."""
+
+    OK = 0
+    INTERNAL = 1  # a bug of ours, or a service that died without a reason
+    USAGE = 2  # the command line, a file or a topology is wrong
+    POLICY = 3  # refused by a rule or an interlock
+    HELD = 4  # another lease covers the port, or ours was lost to one
+    ABSENT = 5  # no such port or device, or the device was removed
+    REPLACED = 6  # another device answers than before
+    FAILED = 7  # the recovery failed; or `doctor` found a mask that nobody owns
+    UNREACHABLE = 8  # the bus, or the service asked, did not answer
+
+
+HELP: Final = (
+    "Exit codes: 0 ok, 1 internal error, 2 usage, 3 refused by policy or interlock, 4 lease held by another, "
+    "5 device absent, 6 device replaced, 7 recovery failed, 8 bus or service unreachable."
+)
+
+
+class Failure(Exception):  # noqa: N818 - an expected end of a command, not a defect
+    """An expected failure: one line for people that names the thing and what to do, and an exit code."""
+
+    def __init__(self, code: ExitCode, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+_OF_REASON: Final[dict[Reason, ExitCode]] = {
+    Reason.MALFORMED: ExitCode.USAGE,
+    Reason.VERSION: ExitCode.USAGE,
+    Reason.UNKNOWN_HOST: ExitCode.UNREACHABLE,
+    Reason.UNKNOWN_PORT: ExitCode.ABSENT,
+    Reason.UNKNOWN_LEASE: ExitCode.HELD,
+    Reason.HELD: ExitCode.HELD,
+    Reason.FENCED: ExitCode.HELD,
+    Reason.ROLE: ExitCode.POLICY,
+    Reason.UNMASKED: ExitCode.POLICY,
+    Reason.OUTSIDE: ExitCode.POLICY,
+    Reason.CONDITION: ExitCode.POLICY,
+    Reason.STALE: ExitCode.HELD,
+    Reason.IN_RESET: ExitCode.FAILED,
+    Reason.ABSENT: ExitCode.ABSENT,
+    Reason.POLICY: ExitCode.POLICY,
+    Reason.UNSUPPORTED: ExitCode.POLICY,
+    Reason.NOT_OWNER: ExitCode.UNREACHABLE,
+    Reason.STOPPING: ExitCode.UNREACHABLE,
+}
+
+_OF_VERDICT: Final[dict[Verdict, ExitCode]] = {
+    Verdict.KEPT: ExitCode.OK,
+    Verdict.REBOUND: ExitCode.OK,
+    Verdict.REMOVED: ExitCode.ABSENT,
+    Verdict.REPLACED: ExitCode.REPLACED,
+    Verdict.FAILED: ExitCode.FAILED,
+}
+
+VERDICT_OF_RESULT: Final[dict[Result, Verdict]] = {
+    Result.RECOVERED: Verdict.KEPT,
+    Result.REPLACED: Verdict.REPLACED,
+    Result.REMOVED: Verdict.REMOVED,
+    Result.FAILED: Verdict.FAILED,
+}
+
+
+def describe_lease(lease: LeaseRef) -> str:
+    """Name a lease as people read it."""
+    return f"lease {lease.id} on {lease.port} ({lease.rank}, {lease.cause}, held by {lease.holder})"
+
+
+def refusal(refused: Refused, what: str) -> Failure:
+    """Turn a refusal into the failure of `what`, naming the lease that stands in the way."""
+    message = f"{what}: {refused.message}"
+    if refused.lease is not None and refused.lease.id not in refused.message:
+        message += f"; {describe_lease(refused.lease)}"
+    return Failure(_OF_REASON[refused.reason], message)
+
+
+def of_verdicts(verdicts: Iterable[Verdict]) -> ExitCode:
+    """Return the exit code of the worst verdict: failed, replaced, removed, then kept."""
+    return max((_OF_VERDICT[verdict] for verdict in verdicts), default=ExitCode.OK)

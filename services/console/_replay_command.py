@@ -1,0 +1,239 @@
+"""`replay`, `demo` and `timeline`: a recovery of the past run again, and a recovery drawn to scale."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+from collections.abc import Coroutine
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Final, TypeVar
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from shared.protocol import subjects
+from shared.protocol.facts import Fact
+
+from ._exit import ExitCode, Failure
+from ._kernel_log import KernelLog, LogError, load, parse
+from ._output import console, print_json
+from ._replay import Replayed
+from ._replay import replay as run_replay
+from ._replay_facts import Source
+from ._replay_plan import Plan, plan
+from ._session import Session, Target, session
+from ._story import sentence
+from ._timeline import Timeline, beside, build, chrome_trace, draw, last_recovery
+from ._verdicts import Fate, kernel_marks
+
+DEMO_LOG: Final = "03.txt"
+_TIMEOUT_S: Final = 180.0
+_DEFAULT_URL: Final = "nats://127.0.0.1:4222"
+_GOOD: Final = frozenset({Fate.KEPT, Fate.ADDED, Fate.REBOUND})
+_SOURCE_TITLES: Final = {
+    Source.LOG: "in the log",
+    Source.INFERRED: "inferred from it",
+    Source.ASSUMED: "assumed",
+}
+
+R = TypeVar("R")
+Json = Annotated[bool, typer.Option("--json", help="JSON for programs; one document per line.")]
+Timeout = Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds until the outcome must be known.")]
+
+
+def replay(
+    log: Annotated[Path, typer.Argument(help="A kernel log: the output of dmesg or journalctl -k.")],
+    as_json: Json = False,
+    timeout: Timeout = _TIMEOUT_S,
+    trace: Annotated[Path | None, typer.Option(help="Write the recovery as a Chrome trace.")] = None,
+) -> None:
+    """Run a failure out of a kernel log again: what that kernel did, and what Holdfast does."""
+    try:
+        read = load(log)
+    except LogError as error:
+        raise Failure(ExitCode.USAGE, str(error)) from error
+    _replay(read, as_json=as_json, timeout_s=timeout, trace=trace)
+
+
+def demo(
+    as_json: Json = False,
+    timeout: Timeout = _TIMEOUT_S,
+    trace: Annotated[Path | None, typer.Option(help="Write the recovery as a Chrome trace.")] = None,
+) -> None:
+    """Replay a real failure: a kernel gave up on a card after 4 s, while its driver was still at work."""
+    text = resources.files("services.console").joinpath("data", DEMO_LOG).read_text(encoding="utf-8")
+    _replay(parse(text, DEMO_LOG), as_json=as_json, timeout_s=timeout, trace=trace)
+
+
+def timeline(
+    lease: Annotated[
+        str | None, typer.Argument(help="The recovery's lease; the last recovery if none is named.")
+    ] = None,
+    trace: Annotated[Path | None, typer.Option(help="Write it in Chrome's trace event format.")] = None,
+    nats: Annotated[str, typer.Option("--nats", envvar="HOLDFAST_NATS_URL", help="URL of the bus.")] = _DEFAULT_URL,
+    host: Annotated[str, typer.Option("--host", envvar="HOLDFAST_HOST", help="Host whose ports are meant.")] = "lab",
+    as_json: Json = False,
+    timeout: Timeout = _TIMEOUT_S,
+) -> None:
+    """Draw a recovery with its waits to scale."""
+    drawn = run(_stored_timeline(Target(nats, host, timeout), lease))
+    if trace is not None:
+        _write_trace(drawn, trace)
+    if as_json:
+        print_json(drawn)
+    else:
+        _show_timeline(console(), drawn)
+
+
+def run(work: Coroutine[Any, Any, R]) -> R:
+    """Run `work` to its end; SIGTERM cancels it as Ctrl-C does, so that what it started is stopped in order."""
+
+    async def guarded() -> R:
+        task = asyncio.ensure_future(work)
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, task.cancel)
+        try:
+            return await task
+        finally:
+            loop.remove_signal_handler(signal.SIGTERM)
+
+    try:
+        return asyncio.run(guarded())
+    except asyncio.CancelledError as error:
+        raise Failure(ExitCode.INTERNAL, "stopped by a signal before it was done") from error
+
+
+# --- replay and demo ---
+
+
+def _replay(log: KernelLog, *, as_json: bool, timeout_s: float, trace: Path | None) -> None:
+    try:
+        planned = plan(log)
+    except LogError as error:
+        raise Failure(ExitCode.USAGE, str(error)) from error
+    out = console(stderr=as_json)
+    show = _Show(out, quiet=as_json)
+    show.plan(planned)
+    result = run(run_replay(log, planned, timeout_s=timeout_s, tell=show.say, on_fact=show.fact))
+    drawn = _timeline_of(log, result)
+    if trace is not None and drawn is not None:
+        _write_trace(drawn, trace)
+    if as_json:
+        print_json(result.as_json())
+        return
+    if drawn is not None:
+        out.print()
+        _show_timeline(out, drawn)
+    _show_sources(out, result)
+    _show_verdicts(out, result)
+
+
+def _timeline_of(log: KernelLog, result: Replayed) -> Timeline | None:
+    """Draw the last recovery, with what that kernel did at the same time."""
+    lease = last_recovery(result.facts)
+    drawn = None if lease is None else build(result.facts, lease)
+    return None if drawn is None else beside(drawn, "that kernel", kernel_marks(log))
+
+
+class _Show:
+    """Prints a replay as it goes: one line per event, with the seconds since the first."""
+
+    def __init__(self, out: Console, *, quiet: bool) -> None:
+        self._out = out
+        self._quiet = quiet
+        self._first: Fact | None = None
+
+    def plan(self, planned: Plan) -> None:
+        for broken in planned.broken:
+            self.say(f"{planned.log}: {broken}")
+
+    def say(self, text: str) -> None:
+        if not self._quiet:
+            self._out.print(Text(text, style="dim"), soft_wrap=True)
+
+    def fact(self, fact: Fact) -> None:
+        text = sentence(fact)
+        if self._quiet or text is None:
+            return
+        self._first = self._first or fact
+        since = (fact.at - self._first.at).total_seconds()
+        self._out.print(
+            Text.assemble((f"{since:+8.2f} s  ", "dim"), (f"{fact.service:<12}", "cyan"), text), soft_wrap=True
+        )
+
+
+def _show_verdicts(out: Console, result: Replayed) -> None:
+    table = Table(
+        box=None, pad_edge=False, header_style="bold", title="What became of the devices", title_justify="left"
+    )
+    for column in ("DEVICE", "THAT KERNEL", "HOLDFAST", "WHY"):
+        table.add_column(column, overflow="fold")
+    for one in result.devices:
+        why = f"{one.why}\nthat kernel: {one.kernel_why}"
+        table.add_row(str(one.function), _fate(one.kernel), _fate(one.holdfast), why)
+    out.print()
+    out.print(table)
+
+
+def _fate(fate: Fate) -> Text:
+    return Text(fate, style="dim" if fate is Fate.UNKNOWN else "bold green" if fate in _GOOD else "bold red")
+
+
+def _show_sources(out: Console, result: Replayed) -> None:
+    table = Table(
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+        title="What was injected, and how it is known",
+        title_justify="left",
+    )
+    table.add_column("KNOWN")
+    table.add_column("LINE", justify="right")
+    table.add_column("WHAT", overflow="fold")
+    last: Source | None = None
+    for fact in result.planned:
+        title = _SOURCE_TITLES[fact.source] if fact.source is not last else ""
+        table.add_row(title, "" if fact.line is None else str(fact.line), fact.what)
+        last = fact.source
+    out.print()
+    out.print(table)
+
+
+# --- timeline ---
+
+
+async def _stored_timeline(target: Target, lease: str | None) -> Timeline:
+    async with session(target) as opened:
+        facts = await _facts(opened)
+    wanted = lease or last_recovery(facts)
+    if wanted is None:
+        raise Failure(ExitCode.ABSENT, f"host {target.host!r} has no recovery on record; see `holdfast history`")
+    drawn = build(facts, wanted)
+    if drawn is None:
+        raise Failure(ExitCode.ABSENT, f"no fact names a lease {wanted!r}; see `holdfast history`")
+    return drawn
+
+
+async def _facts(opened: Session) -> list[Fact]:
+    chosen = tuple(subjects.fact(opened.host, "*", f"{kind}.>") for kind in subjects.FACT_KINDS)
+    return [fact async for fact in opened.bus.facts(chosen)]
+
+
+def _show_timeline(out: Console, drawn: Timeline) -> None:
+    started = drawn.started.astimezone().strftime("%H:%M:%S.%f")[:-3]
+    out.print(Text(f"Recovery of {drawn.port}, lease {drawn.lease}, from {started}", style="bold"), soft_wrap=True)
+    for line in draw(drawn, out.width, ascii_only=out.options.ascii_only):
+        out.print(Text(line), soft_wrap=True, no_wrap=True)
+
+
+def _write_trace(drawn: Timeline, path: Path) -> None:
+    try:
+        with contextlib.closing(path.open("w", encoding="utf-8")) as file:
+            json.dump(chrome_trace(drawn), file, indent=1)
+    except OSError as error:
+        raise Failure(ExitCode.USAGE, f"{path} cannot be written: {error.strerror}") from error

@@ -1,0 +1,64 @@
+"""From the command line into the event loop and back: one exit, one place where expected errors become one line."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final
+
+import structlog
+import typer
+
+from shared.protocol import ProtocolError
+
+from ._exit import ExitCode, Failure
+from ._output import complain
+from ._session import Session, Target, session
+
+_INTERRUPTED: Final = 130  # 128 + SIGINT, as a shell reports it
+_BROKEN_PIPE: Final = 141  # 128 + SIGPIPE
+
+
+def run(work: Coroutine[Any, Any, int | None]) -> None:
+    """Run a command to its end and exit with its code."""
+    raise typer.Exit(asyncio.run(work) or ExitCode.OK)
+
+
+def ask(url: str, host: str, timeout_s: float, work: Callable[[Session], Awaitable[int | None]]) -> None:
+    """Run a command that talks to the services, and exit with its code."""
+
+    async def connected() -> int | None:
+        async with session(Target(url, host, timeout_s)) as open_session:
+            return await work(open_session)
+
+    run(connected())
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask on a terminal before something is changed; a script is not asked."""
+    if not yes and sys.stdin.isatty() and not typer.confirm(question):
+        raise Failure(ExitCode.USAGE, "nothing was changed")
+
+
+def guarded(command: Callable[[], None]) -> None:
+    """Run the whole command line. Expected failures end in one line on stderr and their exit code."""
+    # What the connection logs is for services; a command says itself what failed.
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    logging.disable(logging.CRITICAL)
+    try:
+        command()
+    except Failure as failure:
+        complain(str(failure))
+        sys.exit(failure.code)
+    except ProtocolError as error:
+        complain(f"an answer or a record is not understood, are all parts of one version? {error}")
+        sys.exit(ExitCode.INTERNAL)
+    except KeyboardInterrupt:
+        sys.exit(_INTERRUPTED)
+    except BrokenPipeError:
+        # Whoever read stdout has gone; without this, the interpreter complains once more when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(_BROKEN_PIPE)

@@ -1,0 +1,184 @@
+"""One host: takes requests, routes them to the actor of their lease port, and surveys what nobody works on.
+
+The survey runs before the first request is taken, so that a holder who renews finds his hold adopted, and then at a
+third of `allowed`: a lease that has been silent for longer is adopted before the fabric's own grace ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from typing import Any, Final
+
+from shared.pcie import Address, timing
+from shared.protocol import Message, Reason, Refused, subjects
+from shared.protocol.fabric import Role
+from shared.protocol.facts import What
+from shared.protocol.records import RecoveryState
+from shared.protocol.requests import Hold, Recover, Release, Reset
+from shared.runtime import Actor, BusError, Context, FabricClient, Incoming, RefusedError, Request, Subscription
+
+from ._actor import Asked, RecoveryActor, Reopen, TakeOver
+from ._journal import record_of
+from ._works import Works
+
+FINISH_S: Final = 4.0  # for works under way when we are told to stop; less than the process gives us
+TAKEOVERS_MAX: Final = 3  # of one lease, by us; then the fabric, which needs no bus, shall end it
+_FIRST_ANSWER_S: Final = 0.2  # until the fabric is asked again at the start
+
+
+async def host(context: Context) -> None:
+    """Coordinate one host until told to stop."""
+    fabric = FabricClient(context.bus, context.host, Role.COORDINATOR, context.settings.instance)
+    while not context.stopping.is_set():
+        try:
+            works = Works(context, fabric, await fabric.topology())
+        except (BusError, RefusedError) as error:
+            context.log.info("waiting for the fabric", error=str(error) or repr(error))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(context.stopping.wait(), _FIRST_ANSWER_S)
+            continue
+        await Desk(works).run_host()
+
+
+class Desk(Actor[Request]):
+    """Routes requests. One per host."""
+
+    def __init__(self, works: Works) -> None:
+        super().__init__(f"desk {works.context.host}")
+        self._works = works
+        self._context = works.context
+        self._fabric = works.fabric
+        self._actors: dict[Address, tuple[RecoveryActor, asyncio.Task[None]]] = {}
+        self._taken: Counter[str] = Counter()
+        self._first = True
+
+    async def run_host(self) -> None:
+        """Survey, serve, and finish in bounded time when told to stop."""
+        await self._survey()
+        subscriptions = await self._serve()
+        routing = asyncio.create_task(self.run(), name=self.name)
+        surveying = asyncio.create_task(self._survey_on(), name=f"survey {self._context.host}")
+        stopping = asyncio.create_task(self._context.stopping.wait())
+        self._context.ready()
+        try:
+            await asyncio.wait({routing, surveying, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if surveying.done():
+                surveying.result()
+            await self._works.finish(FINISH_S)
+        finally:
+            for subscription in subscriptions:
+                await subscription.close()
+            tasks = {routing, surveying, stopping, *(task for _, task in self._actors.values())}
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            await self._works.finish(0.0)
+
+    async def _serve(self) -> tuple[Subscription, ...]:
+        bus, name = self._context.bus, self._context.host
+
+        def take(request: Request) -> None:
+            self.tell(request)
+
+        kinds: dict[str, type[Message]] = {"recover": Recover, "reset": Reset, "hold": Hold, "release": Release}
+        endpoints = {subjects.coordinator(name, what): (kind, take) for what, kind in kinds.items()}
+        return (
+            await bus.serve(f"coordinator-{name}", endpoints),
+            await bus.watch_facts(subjects.fact(name, "*", What.LEASE_CLOSED), self._ended),
+        )
+
+    def _ended(self, incoming: Incoming) -> None:  # noqa: ARG002 - a hint that some lease has ended, no more
+        for actor, _ in self._actors.values():
+            actor.nudge()
+
+    # --- Routing ---
+
+    async def started(self) -> None:
+        """Nothing to reconcile: the survey does."""
+
+    async def receive(self, message: Request) -> None:
+        """Hand one request to the actor of its port, or refuse it."""
+        if self._context.stopping.is_set():
+            await self.refused(message)
+            return
+        found = await self._port_of(message.message)
+        if isinstance(found, Refused):
+            await message.answer(found)
+            return
+        if not self._actor(found).tell(Asked(message)):
+            await message.answer(Refused(reason=Reason.STOPPING, message=f"too many requests for {found}; ask again"))
+
+    async def refused(self, message: Request) -> None:
+        """Answer what is not taken any more."""
+        await message.answer(Refused(reason=Reason.STOPPING, message="the coordinator is stopping; ask again"))
+
+    async def _port_of(self, asked: Message) -> Address | Refused:
+        """Return the port whose actor handles the request."""
+        match asked:
+            case Recover() | Hold(lease=None):
+                return await self._lease_port(asked.port)
+            case Reset():
+                found = await self._lease_port(asked.function, itself=True)
+                work = self._works.find(asked.lease) if asked.lease is not None else None
+                return work.port if work is not None and isinstance(found, Address) else found
+            case Hold(lease=str(lease)) | Release(lease=lease):
+                work = self._works.find(lease)
+                if work is not None:
+                    return work.port
+                return Refused(reason=Reason.UNKNOWN_LEASE, message=f"{lease} is not a hold of this host, or has ended")
+            case _:
+                raise AssertionError(f"{type(asked).__name__} is not served here")
+
+    async def _lease_port(self, address: Address, *, itself: bool = False) -> Address | Refused:
+        """Return the port that a lease for `address` is taken on; `itself` where no port is above, if that will do."""
+        if self._works.topology.find(address) is None:
+            with contextlib.suppress(BusError, RefusedError):
+                self._works.topology = await self._fabric.topology()
+        if self._works.topology.find(address) is None:
+            return Refused(reason=Reason.UNKNOWN_PORT, message=f"there is no function {address} on this host")
+        port = self._works.topology.lease_port(address)
+        if port is not None:
+            return port.address
+        if itself:
+            return address
+        return Refused(reason=Reason.UNSUPPORTED, message=f"no port is above {address}: it can only be reset by FLR")
+
+    def _actor(self, port: Address) -> RecoveryActor:
+        if port not in self._actors:
+            actor = RecoveryActor(port, self._works)
+            self._actors[port] = (actor, asyncio.create_task(actor.run(), name=actor.name))
+        return self._actors[port][0]
+
+    # --- Survey ---
+
+    async def _survey_on(self) -> None:
+        while True:
+            await asyncio.sleep(self._context.settings.allowed_s / timing.LEASE_BEATS_PER_ALLOWED)
+            await self._survey()
+
+    async def _survey(self) -> None:
+        """Find leases without work, and open journals without a lease; hand each to the actor of its port."""
+        try:
+            self._works.topology = await self._fabric.topology()
+            listed = await self._fabric.leases()
+            entries = await self._context.bus.keys(f"recovery.{self._context.host}.")
+        except (BusError, RefusedError) as error:
+            self._context.log.warning("survey postponed", error=str(error) or repr(error))
+            return
+        for lease in listed.leases:
+            ours = lease.role is Role.COORDINATOR and self._works.find(lease.id) is None
+            silent = self._first or lease.silent_s > lease.allowed_s
+            if ours and silent and self._taken[lease.id] < TAKEOVERS_MAX:
+                self._taken[lease.id] += 1
+                self._actor(lease.port).tell(TakeOver(lease))
+        known: dict[str, Any] = {lease.id: None for lease in listed.leases}
+        retired = {one.lease.id: one for one in listed.retired}
+        for entry in entries:
+            record = record_of(self._context, entry)
+            if record is None or record.state is RecoveryState.CLOSED or record.lease in known:
+                continue
+            if self._works.find(record.lease) is None:
+                self._actor(record.port).tell(Reopen(record, retired.get(record.lease)))
+        self._first = False

@@ -1,0 +1,67 @@
+"""A hold: an external lease, kept for a program that resets the device behind our back.
+
+The coordinator beats for it only while its user says, within `allowed`, that he lives. When he is silent or releases
+it, the port is rolled forward from whatever the program left, and closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from shared.pcie import Topology
+from shared.protocol.facts import What
+from shared.recovery import Step
+from shared.runtime import Context, FabricClient, LeaseHandle
+
+from ._journal import Journal
+from ._work import Work
+
+HELD: Final = "held"  # how the journal calls the step in which the program runs
+
+
+class HoldWork(Work):
+    """One hold. Whoever takes it over gives its user `allowed` to be heard again."""
+
+    def __init__(
+        self, context: Context, fabric: FabricClient, topology: Topology, handle: LeaseHandle, journal: Journal
+    ) -> None:
+        super().__init__(context, fabric, topology, handle, journal)
+        self._heard = asyncio.get_running_loop().time()
+        self._released = asyncio.Event()
+        self.inside = asyncio.Lock()  # one reset inside the hold at a time
+
+    @property
+    def open(self) -> bool:
+        """Whether the user still may renew, or run something inside."""
+        return not self._released.is_set()
+
+    def renew(self) -> None:
+        """Note that the user lives."""
+        self._heard = asyncio.get_running_loop().time()
+
+    def release(self) -> None:
+        """End the hold."""
+        self._released.set()
+
+    async def perform(self) -> None:
+        """Hold until released or silent; then roll forward."""
+        if self.journal.record.step in {Step.OPENED, HELD}:
+            await self.enter(HELD)
+            await self._await_end()
+        async with self.inside:  # a reset inside the hold ends first: it owes the hardware its own roll forward
+            await self.roll_forward()
+
+    async def _await_end(self) -> None:
+        loop = asyncio.get_running_loop()
+        allowed = self.handle.allowed_s
+        while not self._released.is_set():
+            left = self._heard + allowed - loop.time()
+            if left <= 0:
+                self.say(What.RECOVERY_PROGRESS, step=HELD, why="its user is silent", silent_s=round(allowed, 3))
+                self._released.set()
+                return
+            try:
+                await asyncio.wait_for(self._released.wait(), left)
+            except TimeoutError:
+                continue

@@ -1,0 +1,98 @@
+"""The journal of one piece of work: what the fabric cannot know, written before each step (DESIGN 4, "The record").
+
+One key per port, conditional on our ownership of the host. What drivers answer is noted in memory at once and saved
+with the next write; a vote that is lost with us is asked again by our successor, under another token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from shared.pcie import Address
+from shared.protocol import ProtocolError, decode, subjects
+from shared.protocol.fabric import Lease
+from shared.protocol.records import Recovery, RecoveryState, Verdict
+from shared.protocol.requests import Vote
+from shared.recovery import Step
+from shared.runtime import Context, Entry
+
+_UNANSWERED: Final = "unanswered"  # in details: functions whose driver did not come back from a callback
+
+
+class Journal:
+    """The record of one lease, as last written or about to be."""
+
+    def __init__(self, context: Context, record: Recovery) -> None:
+        self.record = record
+        self._context = context
+        self._key = subjects.recovery_key(context.host, record.port)
+        self._saved: Recovery | None = None
+
+    @property
+    def unanswered(self) -> tuple[str, ...]:
+        """Functions whose driver did not answer in time: not asked again, as it still may be busy with the first."""
+        return tuple(self.record.details.get(_UNANSWERED, ()))
+
+    def told(self, step: str) -> Mapping[str, Vote]:
+        """Return who has answered in a step, and what."""
+        return self.record.told.get(step, {})
+
+    def note(self, step: str, function: Address, vote: Vote, *, answered: bool = True) -> None:
+        """Note one answer; `save` makes it durable."""
+        told = {**self.record.told, step: {**self.told(step), str(function): vote}}
+        self._replace(told=told)
+        if not answered:
+            self.detail(**{_UNANSWERED: [*self.unanswered, str(function)]})
+
+    def detail(self, **details: Any) -> None:
+        """Note details; `save` makes them durable."""
+        self._replace(details={**self.record.details, **details})
+
+    async def enter(self, step: str, **changes: Any) -> None:
+        """Write that a step begins. Only when this has returned may the step begin."""
+        self._replace(step=step, **changes)
+        await self.save()
+
+    async def save(self) -> None:
+        """Write what has been noted, unless it is written already."""
+        record = self.record
+        if record is not self._saved:
+            await self._context.put_owned(self._key, record)
+            self._saved = record
+
+    async def close(self, verdicts: Mapping[str, Verdict], **details: Any) -> None:
+        """Write the end."""
+        self.detail(**details)
+        await self.enter(Step.CLOSED, state=RecoveryState.CLOSED, verdicts=dict(verdicts))
+
+    def _replace(self, **changes: Any) -> None:
+        self.record = msgspec.structs.replace(self.record, **changes)
+
+
+def blank(lease: Lease, **details: Any) -> Recovery:
+    """Return the record of a lease that nothing has been done under yet."""
+    return Recovery(
+        lease=lease.id,
+        port=lease.port,
+        cause=lease.cause,
+        rank=lease.rank,
+        reach=lease.reach,
+        state=RecoveryState.OPEN,
+        step=Step.OPENED,
+        details=details,
+    )
+
+
+def record_of(context: Context, entry: Entry | None) -> Recovery | None:
+    """Read a journal record; None where there is none, or none that can be read, which is logged."""
+    if entry is None:
+        return None
+    try:
+        record: Recovery = decode(entry.value, Recovery)
+    except ProtocolError as error:
+        context.log.warning("malformed journal", key=entry.key, error=str(error))
+        return None
+    return record

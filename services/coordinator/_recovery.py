@@ -1,0 +1,102 @@
+"""The steps of a recovery on one screen: what is owed before each, what it writes, what is true after; and what follows.
+
+A step is written into the journal before it begins, so a successor finds in the journal a step that has *begun*. Every
+step may run twice: registers are read before they are written, and drivers that have been told are not told again.
+
+    OPENED ─ ERROR_DETECTED ─┬──────────── reset asked ────────────┬─ RESET ─ RELEASE…VERIFY ─ SLOT_RESET ─┐
+                             ├─ CAN_RECOVER ─ MMIO_ENABLED ─ reset ┤                                       │
+                             └──────── nothing asked ─┴─ ERRORS ───┘ (a second cause escalates)            │
+                                                        └──────────────── RESUME ─ CLOSE ─ CLOSED ─────────┘
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from shared.protocol.requests import Vote
+from shared.recovery import Step
+
+
+class Row(msgspec.Struct, frozen=True):
+    """One step: the debts that it starts from, what it writes, and what is true of the world after it."""
+
+    owed: str
+    written: str
+    true: str
+
+
+STEPS: Final[dict[Step, Row]] = {
+    Step.OPENED: Row("the mask", "nothing", "no hotplug event of the domain interrupts; the lease is ours"),
+    Step.ERROR_DETECTED: Row("the mask", "nothing", "no driver that has callbacks starts new I/O"),
+    Step.MMIO_ENABLED: Row("the mask", "nothing", "drivers that can recover have looked at their devices"),
+    Step.RESET: Row(
+        "the mask; containment, if there is any",
+        "Secondary Bus Reset, unless contained or gone",
+        "the link is down; drivers without callbacks are unbound",
+    ),
+    Step.RELEASE: Row("the mask, reset bits, triggers", "reset bits and triggers, cleared", "nothing holds the link"),
+    Step.LINK: Row("the mask", "Retrain Link, at most once", "the link is active, or the card is gone"),
+    Step.READY: Row("the mask", "nothing", "the functions answer, or have failed"),
+    Step.RESTORE: Row("the mask", "config space, top-down", "every function that is the same is configured as it was"),
+    Step.ERRORS: Row("the mask", "error status, cleared", "old and provoked errors are published and cleared"),
+    Step.VERIFY: Row("the mask", "nothing", "we know who answers; further causes queue from here on"),
+    Step.SLOT_RESET: Row("the mask", "nothing", "drivers know of the reset; those without callbacks are bound again"),
+    Step.RESUME: Row("the mask", "nothing", "drivers go on"),
+    Step.CLOSE: Row("the mask", "the masked bits, as found", "the lease is retired"),
+    Step.CLOSED: Row("nothing", "nothing", "the journal and the facts say what became of every function"),
+}
+
+_ORDER: Final = {step: position for position, step in enumerate(STEPS)}
+
+
+class Situation(msgspec.Struct, frozen=True):
+    """What decides the next step."""
+
+    reset: bool  # by plan, by vote, or by a second cause
+    votes: Vote  # of the last callback step, merged
+
+
+def before(one: Step, other: Step) -> bool:
+    """Tell whether `one` comes before `other`."""
+    return _ORDER[one] < _ORDER[other]
+
+
+def joinable(step: Step) -> bool:
+    """Tell whether a second cause still may join: until verification has begun (DESIGN 4)."""
+    return before(step, Step.VERIFY)
+
+
+def following(step: Step, now: Situation) -> Step:
+    """Return the step that follows. Raises KeyError for CLOSED and for steps inside rolling forward."""
+    reset = now.reset or now.votes is Vote.NEED_RESET
+    if step in {Step.ERROR_DETECTED, Step.MMIO_ENABLED, Step.ERRORS} and reset:
+        return Step.RESET
+    if step is Step.ERROR_DETECTED and now.votes is Vote.CAN_RECOVER:
+        return Step.MMIO_ENABLED
+    return _NEXT[step]
+
+
+_NEXT: Final[dict[Step, Step]] = {
+    Step.OPENED: Step.ERROR_DETECTED,
+    Step.ERROR_DETECTED: Step.ERRORS,
+    Step.MMIO_ENABLED: Step.ERRORS,
+    Step.RESET: Step.RELEASE,
+    Step.RELEASE: Step.SLOT_RESET,
+    Step.ERRORS: Step.RESUME,
+    Step.SLOT_RESET: Step.RESUME,
+    Step.RESUME: Step.CLOSE,
+    Step.CLOSE: Step.CLOSED,
+}
+
+
+def entry(step: Step, *, reset: bool) -> Step:
+    """Return where a successor goes on that finds `step` begun.
+
+    After the reset it rolls forward from the start, also when drivers were being told: that writes nothing where all
+    is done, and it verifies anew before anybody else is told. Who has been told already is in the journal.
+    """
+    if before(Step.RESET, step) and before(step, Step.CLOSE):
+        return Step.RELEASE if reset else Step.ERRORS
+    return step

@@ -1,0 +1,92 @@
+"""A reset that a user asked for: reset_prepare, the reset itself, reset_done.
+
+It runs under a lease of its own, or inside a hold that it names (HOLDFAST_LEASE): then the hold keeps its lease, and
+this work journals under an id of its own, so that its asker learns its outcome and not that of the hold.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from shared.pcie import Address, Topology, timing
+from shared.pcie.registers import DEVICE_CONTROL, DeviceControl
+from shared.protocol.fabric import FunctionOutcome, Result
+from shared.protocol.facts import What
+from shared.protocol.requests import Channel, DriverStep, ResetMethod
+from shared.recovery import Step, modify
+from shared.runtime import BusError, Context, FabricClient, Fenced, LeaseHandle, RefusedError
+
+from ._journal import Journal
+from ._plan import Chosen
+from ._work import Work
+
+FUNCTION: Final = "function"  # in the journal's details: what is reset ...
+METHOD: Final = "method"  # ... and how
+INSIDE: Final = "inside"  # the hold in whose lease it runs
+
+
+class ResetWork(Work):
+    """One reset. Without `chosen` (a successor that found no journal) it only rolls forward."""
+
+    def __init__(
+        self,
+        context: Context,
+        fabric: FabricClient,
+        topology: Topology,
+        handle: LeaseHandle,
+        journal: Journal,
+        function: Address | None,
+        chosen: Chosen | None,
+    ) -> None:
+        super().__init__(context, fabric, topology, handle, journal)
+        self._function = function
+        self._chosen = chosen
+        self._outcomes: tuple[FunctionOutcome, ...] = ()  # of rolling forward: the last word only inside a hold
+
+    async def run_inside(self, turn: asyncio.Lock) -> None:
+        """Do the work inside a lease that another work keeps and closes, when it is its turn there."""
+        try:
+            async with turn:
+                await self.perform()
+            await self.conclude(self._outcomes)
+        except (Fenced, RefusedError, BusError) as error:
+            self.context.log.warning("reset stopped", lease=self.id, error=str(error) or repr(error))
+
+    async def perform(self) -> None:
+        """Prepare the drivers, reset, roll forward, tell the drivers. A successor does not reset again what was reset."""
+        hits = self._hits()
+        if self._chosen is not None and self.journal.record.step in {Step.OPENED, DriverStep.RESET_PREPARE}:
+            await self.enter(DriverStep.RESET_PREPARE)
+            await self.tell(DriverStep.RESET_PREPARE, hits)
+            await self.enter(Step.RESET)
+            await self._reset(self._chosen)
+        verified = await self.roll_forward()
+        self._outcomes = verified.outcomes
+        here = tuple(one for one in hits if verified.result(one) is Result.RECOVERED)
+        lost = tuple(one for one in hits if one not in here)
+        await self.enter(DriverStep.RESET_DONE)
+        await self.tell(DriverStep.RESET_DONE, here)
+        await self.tell(DriverStep.ERROR_DETECTED, lost, Channel.PERM_FAILURE)
+
+    async def _reset(self, chosen: Chosen) -> None:
+        self.say(What.RECOVERY_PROGRESS, step=Step.RESET, method=chosen.method)
+        assert self._function is not None  # whoever has chosen knows for what
+        if chosen.method is ResetMethod.FLR:
+            function = self.topology.get(self._function)
+            bit = int(DeviceControl.INITIATE_FLR)
+            offset = function.capabilities.express + DEVICE_CONTROL.offset
+            flr = modify(function.address, offset, DEVICE_CONTROL.width, mask=bit, value=bit)
+            await self.fabric.execute(self.handle, (flr,))
+            await asyncio.sleep(timing.FLR_COMPLETION)
+            return
+        above = self.topology.port_above(self._function)  # inside a hold, not always the port of the lease
+        assert above is not None  # or the method would not have been chosen
+        await self.secondary_bus_reset(above.address)
+
+    def _hits(self) -> tuple[Address, ...]:
+        """Return the functions whose drivers are told: those that the method hits."""
+        if self._chosen is None:
+            return ()
+        hit = {function.address for function in self._chosen.hits}
+        return tuple(one for one in self.functions if one in hit)

@@ -1,0 +1,109 @@
+"""Finishing what somebody left: leases that nobody works under, and journals whose lease the fabric has closed.
+
+Both go forward by the very code that a healthy recovery runs: a work is made from lease and journal, and begins at the
+step that the journal names. What drivers have been told already is in the journal, and is not told again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from shared.pcie import Address
+from shared.protocol import Refused, subjects
+from shared.protocol.fabric import Lease, Open, Rank, RetiredLease
+from shared.protocol.facts import What
+from shared.protocol.records import Recovery
+from shared.protocol.requests import ResetMethod
+from shared.recovery import Step
+from shared.runtime import LeaseHandle
+
+from ._holds import HoldWork
+from ._journal import Journal, blank, record_of
+from ._plan import PLANS, Chosen, choose
+from ._recovering import RecoveryWork
+from ._resetting import FUNCTION, INSIDE, METHOD, ResetWork
+from ._votes import verdict
+from ._work import Work
+from ._works import Works
+
+
+async def adopt(works: Works, lease: Lease, ended: Callable[[], object]) -> None:
+    """Adopt an open lease and go on with its work. Raises RefusedError if it is open no more."""
+    if works.find(lease.id) is not None:
+        return
+    handle = await works.fabric.adopt(lease.id)
+    found = record_of(works.context, await works.context.bus.get(subjects.recovery_key(works.context.host, lease.port)))
+    record = found if found is not None and found.lease == lease.id else blank(handle.lease)
+    _go_on(works, handle, record, ended)
+
+
+async def reopen(works: Works, record: Recovery, retired: RetiredLease | None, ended: Callable[[], object]) -> None:
+    """Finish a journal whose lease is gone: tell the drivers what they have not been told, under a new lease."""
+    if works.find(record.lease) is not None:
+        return
+    journal = Journal(works.context, record)
+    heir = retired.absorbed_by if retired else None
+    untold = record.rank in {Rank.RECOVERY, Rank.USER} and record.step != Step.CLOSE
+    if heir is not None or INSIDE in record.details or not untold:
+        await _conclude(works, journal, retired)
+        return
+    settings = works.context.settings
+    command = Open(
+        id=works.new_id("r" if record.rank is Rank.RECOVERY else "u", record.port),
+        port=record.port,
+        rank=record.rank,
+        cause=record.cause,
+        holder=settings.instance,
+        reach=record.reach,
+        allowed_s=settings.allowed_s,
+    )
+    reply = await works.fabric.open(command)
+    if isinstance(reply, Refused):
+        return  # somebody covers the port: the next survey tries again, or finds the journal overwritten
+    await works.absorbed(reply.absorbed, reply.lease.id, record.port)
+    details = {**record.details, "continues": record.lease}
+    again = msgspec.structs.replace(record, lease=reply.lease.id, details=details)
+    _go_on(works, LeaseHandle(reply.lease), again, ended)
+
+
+def _go_on(works: Works, handle: LeaseHandle, record: Recovery, ended: Callable[[], object]) -> None:
+    work = _work(works, handle, record)
+    works.launch(work, work.run(), ended)
+    work.say(What.RECOVERY_PROGRESS, taken_over=True, step=record.step)
+
+
+def _work(works: Works, handle: LeaseHandle, record: Recovery) -> Work:
+    """Return the work that lease and record speak of. Causes of another version are closed as a hold would be."""
+    journal = Journal(works.context, record)
+    common = (works.context, works.fabric, works.topology, handle, journal)
+    if record.rank is Rank.RECOVERY and record.cause in PLANS:
+        return RecoveryWork(*common)
+    if record.rank is Rank.USER:
+        function = record.details.get(FUNCTION)
+        address = None if function is None else Address.parse(function)
+        return ResetWork(*common, address, _chosen(works, address, record.details.get(METHOD)))
+    return HoldWork(*common)
+
+
+def _chosen(works: Works, address: Address | None, method: str | None) -> Chosen | None:
+    """Return what was chosen before; None where it cannot be chosen any more."""
+    function = None if address is None else works.topology.find(address)
+    if function is None or method is None:
+        return None
+    chosen = choose(function, works.topology, ResetMethod(method))
+    return chosen if isinstance(chosen, Chosen) else None
+
+
+async def _conclude(works: Works, journal: Journal, retired: RetiredLease | None) -> None:
+    record = journal.record
+    outcomes = () if retired is None else retired.outcomes
+    verdicts = {
+        str(one.function): verdict(str(one.function), one.result, record.told, journal.unanswered) for one in outcomes
+    }
+    heir = retired.absorbed_by if retired else None
+    await journal.close(verdicts, absorbed_by=heir)
+    works.context.facts.say(
+        What.RECOVERY_CLOSED, record.port, lease=record.lease, cause=record.cause, verdicts=verdicts, absorbed_by=heir
+    )

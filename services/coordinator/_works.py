@@ -1,0 +1,83 @@
+"""What this coordinator has under way on one host: every work by its lease's id, and the ids themselves."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine
+from itertools import count
+from typing import Any
+
+from shared.pcie import Address, Topology
+from shared.protocol.facts import What
+from shared.protocol.requests import Cause
+from shared.runtime import BusError, Context, FabricClient
+
+from ._recovering import RecoveryWork
+from ._work import Work
+
+
+class Works:
+    """The works of one host. `topology` is as last enumerated."""
+
+    def __init__(self, context: Context, fabric: FabricClient, topology: Topology) -> None:
+        self.context = context
+        self.fabric = fabric
+        self.topology = topology
+        self._running: dict[str, tuple[Work, asyncio.Task[None]]] = {}
+        self._epoch = context.ownership.revision if context.ownership is not None else 0
+        self._count = count(1)
+
+    def new_id(self, kind: str, port: Address) -> str:
+        """Return an id that no lease ever had: revisions of the ownership record only grow."""
+        return f"{kind}-{port.token}-{self._epoch}-{next(self._count)}"
+
+    def find(self, lease: str) -> Work | None:
+        """Return the work under this lease, if it is ours and under way."""
+        found = self._running.get(lease)
+        return None if found is None else found[0]
+
+    def recovery_on(self, port: Address) -> RecoveryWork | None:
+        """Return the recovery on this very port, if one is under way."""
+        return next(
+            (work for work, _ in self._running.values() if isinstance(work, RecoveryWork) and work.port == port), None
+        )
+
+    def launch(self, work: Work, running: Coroutine[Any, Any, None], ended: Callable[[], object]) -> None:
+        """Start a work; `ended` is called when it is over, whatever way it went."""
+        task = asyncio.create_task(running, name=f"{type(work).__name__} {work.id}")
+        self._running[work.id] = (work, task)
+
+        def done(task: asyncio.Task[None]) -> None:
+            if self._running.get(work.id, (None, None))[1] is task:
+                del self._running[work.id]
+            if not task.cancelled() and (crash := task.exception()) is not None:
+                self.context.log.error("work crashed", lease=work.id, exc_info=crash)
+            ended()
+
+        task.add_done_callback(done)
+
+    async def absorbed(self, leases: tuple[str, ...], heir: str, port: Address) -> None:
+        """Stop the works whose leases an heir has absorbed, and journal so where the heir's record does not stand."""
+        for lease in leases:
+            found = self._running.get(lease)
+            if found is None:
+                continue
+            work, task = found
+            task.cancel()
+            await asyncio.wait({task})
+            work.say(What.RECOVERY_CLOSED, absorbed_by=heir, verdicts={})
+            if work.port != port:
+                with contextlib.suppress(BusError):  # whoever next surveys the journals finds it open, and closes it
+                    await work.journal.close({}, absorbed_by=heir)
+
+    async def finish(self, within_s: float) -> None:
+        """Give what runs time to end, then stop it: ledger and journal hold what a successor needs."""
+        tasks = {task for work, task in self._running.values() if work.journal.record.cause != Cause.HOLD}
+        if tasks:
+            await asyncio.wait(tasks, timeout=within_s)
+        left = [task for _, task in self._running.values()]
+        for task in left:
+            task.cancel()
+        if left:
+            await asyncio.wait(left)

@@ -1,0 +1,42 @@
+"""Running fleets for the tests: one of one's own where something is killed, shared ones where ports suffice."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import pytest_asyncio
+
+from tests.integration.fleet import Bench, start
+
+StartFleet = Callable[..., Awaitable[Bench]]
+
+TOPOLOGIES: Final = Path(__file__).parent / "topologies"
+
+
+@pytest.fixture
+async def fleet(tmp_path: Path) -> AsyncIterator[StartFleet]:
+    """Start fleets from topology text: `await fleet(text, environment={"HOLDFAST_ALLOWED_S": "1"})`."""
+    async with contextlib.AsyncExitStack() as stack:
+        count = 0
+
+        async def start_one(topology: str, **options: Any) -> Bench:
+            nonlocal count
+            count += 1
+            directory = tmp_path / f"fleet-{count}"
+            directory.mkdir()
+            return await stack.enter_async_context(start(topology, directory, **options))
+
+        yield start_one
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def bench(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Bench]:
+    """One fleet for all tests that each keep to a port of `bench.toml`."""
+    directory = tmp_path_factory.mktemp("bench")
+    options = {"environment": {"HOLDFAST_DRIVER_S": "3", "HOLDFAST_BUTTON_S": "1"}}
+    async with start((TOPOLOGIES / "bench.toml").read_text(), directory, **options) as running:
+        yield running

@@ -1,0 +1,190 @@
+"""One checker per promise, over the facts and registers of a run: outside the code under test, and used by every test.
+
+`async with keeps(bench, port, …)` asserts P1, P2, P3 and P6 over whatever happens inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from shared.pcie import Address, Function, Topology
+from shared.pcie import registers as reg
+from shared.protocol import from_builtins
+from shared.protocol.fabric import Operation, Verb
+from shared.protocol.facts import Fact, What
+from shared.protocol.records import Device, Recovery
+from tests.integration.fleet import Bench
+
+_WRITES = {Verb.WRITE.value, Verb.MODIFY.value}
+
+
+def _resets(function: Function, operation: dict[str, Any]) -> bool:
+    """Tell whether a write, as the fact reports it, sets a reset bit (P1). Spelled out here once more, on purpose."""
+    offset: int = operation["offset"]
+    value: int | None = operation["value"]
+    caps = function.capabilities
+    if value is None:
+        return False
+    flags = int(value)
+    if function.kind.is_bridge and offset == reg.BRIDGE_CONTROL.offset:
+        return bool(flags & reg.BridgeControl.SECONDARY_BUS_RESET)
+    if not function.is_port:
+        return False
+    if offset == caps.express + reg.LINK_CONTROL.offset:
+        return bool(flags & reg.LinkControl.LINK_DISABLE)
+    if caps.dpc and offset == caps.dpc + reg.DPC_CONTROL.offset:
+        return bool(flags & reg.DpcControl.SOFTWARE_TRIGGER)
+    if caps.dpc and offset == caps.dpc + reg.DPC_STATUS.offset:
+        return bool(flags & reg.DpcStatus.TRIGGER)
+    return False
+
+
+def p1_mask_before_reset(facts: Iterable[Fact], topology: Topology) -> int:
+    """Assert P1 over every write that the fabric executed; return how many reset bits were written."""
+    live: dict[str, Address] = {}
+    masked: dict[str, set[str]] = {}
+    resets = 0
+    for fact in facts:
+        lease = fact.lease or ""
+        if fact.what is What.LEASE_OPENED:
+            live[lease] = fact.port
+        elif fact.what in {What.LEASE_CLOSED, What.LEASE_ABSORBED}:
+            live.pop(lease, None)
+        elif fact.what is What.LEASE_MASKED:
+            masked.setdefault(lease, set()).update(slot["port"] for slot in fact.data["slots"] if slot["reached"])
+        elif fact.what is What.LEASE_EXECUTED:
+            for operation in fact.data["operations"]:
+                function = topology.find(Address.parse(operation["function"]))
+                if operation["verb"] not in _WRITES or function is None or not _resets(function, operation):
+                    continue
+                resets += 1
+                assert lease in live, f"P1: {function.address} was reset without a live lease: {fact}"
+                domain = {one.address for one in topology.domain(live[lease])}
+                assert function.address in domain, f"P1: {function.address} is outside of {lease}"
+                if function.hotplug_capable:
+                    assert str(function.address) in masked.get(lease, set()) | set(fact.data["masked"]), (
+                        f"P1: {function.address} was not masked"
+                    )
+    return resets
+
+
+def p6_one_owner(facts: Iterable[Fact], topology: Topology) -> None:
+    """Assert that no two recoveries covered one another at the same time."""
+    live: dict[str, Address] = {}
+    for fact in facts:
+        lease = fact.lease or ""
+        if fact.what is What.LEASE_OPENED and fact.data["rank"] == "recovery":
+            others = {name: port for name, port in live.items() if name != lease}
+            live[lease] = fact.port
+            for name, port in others.items():
+                overlap = port == fact.port or any(
+                    above.address in {port, fact.port} and below in {port, fact.port}
+                    for below in (port, fact.port)
+                    for above in topology.ancestors(below)
+                )
+                absorbed = _ends_now(name, fact)
+                assert not overlap or absorbed, f"P6: {lease} on {fact.port} beside {name} on {port}"
+        elif fact.what in {What.LEASE_CLOSED, What.LEASE_ABSORBED}:
+            live.pop(lease, None)
+
+
+def _ends_now(_name: str, opened: Fact) -> bool:
+    """A recovery that resets may absorb one below: the fabric reports that right after the opening."""
+    return opened.data["reach"] == "reset"
+
+
+async def enables(bench: Bench, ports: Iterable[Address]) -> dict[str, int | None]:
+    """Read the enables that a lease masks, by port."""
+    held = {}
+    for port in ports:
+        control = await bench.slot_control(port)
+        held[str(port)] = None if control is None else int(control & reg.SLOT_MASKED)
+    return held
+
+
+async def config(bench: Bench, function: Function) -> dict[str, int | None]:
+    """Read what software set up in a function, and a reset must not lose."""
+    registers: list[tuple[reg.Register, int]] = [(reg.COMMAND, 0), (reg.DEVICE_CONTROL, function.capabilities.express)]
+    if function.kind.is_bridge:
+        registers += [(reg.SECONDARY_BUS, 0), (reg.SUBORDINATE_BUS, 0), (reg.MEMORY_BASE, 0), (reg.MEMORY_LIMIT, 0)]
+    else:
+        registers.append((reg.BAR[0], 0))
+    return {row.name: await bench.read(function.address, row, base) for row, base in registers}
+
+
+@asynccontextmanager
+async def promises(bench: Bench) -> AsyncIterator[None]:
+    """Assert P1 and P6 over the facts of what happens inside."""
+    since, topology = bench.mark(), await bench.topology()
+    yield
+    facts = bench.facts(since=since)
+    p1_mask_before_reset(facts, topology)
+    p6_one_owner(facts, topology)
+
+
+@asynccontextmanager
+async def keeps(bench: Bench, port: str, *, but: Iterable[str] = (), resets: bool | None = None) -> AsyncIterator[None]:
+    """Assert that everything below `port` is kept: P1, P2, P3 and P6. `but` names functions that are not.
+
+    `resets`: whether a reset bit must have been written (True), or must not (False).
+    """
+    topology, since = await bench.topology(), bench.mark()
+    behind = topology.below(Address.parse(port))
+    slots = [slot.address for slot in topology.slots(Address.parse(port))]
+    before, were = await bench.registry(), await enables(bench, slots)
+    held = {function.address: await config(bench, function) for function in behind}
+    yield
+    await quiet(bench, port)
+    assert await enables(bench, slots) == were, "P2: not the enables that were found"
+    facts = bench.facts(since=since)
+    written = p1_mask_before_reset(facts, topology)
+    assert resets is None or bool(written) is resets, f"{written} reset bits were written"
+    p6_one_owner(facts, topology)
+    after = await bench.registry()
+    for function in behind:
+        if str(function.address) not in but:
+            p3_kept(str(function.address), before, after, facts)
+            assert await config(bench, function) == held[function.address], f"config of {function.address} is lost"
+
+
+def p3_kept(function: str, before: dict[str, Device], after: dict[str, Device], facts: Iterable[Fact]) -> None:
+    """Assert the same generation, and no remove and no enumerate fact in between."""
+    if function not in before:
+        return
+    assert after[function].present, f"P3: {function} is gone"
+    assert after[function].generation == before[function].generation, f"P3: {function} was registered again"
+    told = [
+        fact
+        for fact in facts
+        if fact.what in {What.DEVICE_ADDED, What.DEVICE_REMOVED} and str(fact.data.get("function")) == function
+    ]
+    assert not told, f"P3: {told}"
+
+
+async def quiet(bench: Bench, port: str) -> None:
+    """Wait until no lease covers the port or anything below, and every channel is normal again."""
+    topology = await bench.topology()
+    behind = {function.address for function in topology.domain(Address.parse(port))}
+
+    async def look() -> bool | None:
+        leases = (await bench.leases()).leases
+        above = {bridge.address for bridge in topology.ancestors(Address.parse(port))}
+        if any(lease.port in behind | above for lease in leases):
+            return None
+        devices = (await bench.registry()).values()
+        frozen = [one for one in devices if one.present and one.function in behind and one.channel != "normal"]
+        return None if frozen else True
+
+    await bench.eventually(look, f"quiet at {port}")
+
+
+def verdicts(record: Recovery) -> dict[str, str]:
+    """Return a recovery's verdicts on what is below its port, as text."""
+    return {function: str(verdict) for function, verdict in record.verdicts.items() if function != str(record.port)}
+
+
+def operation(**fields: Any) -> Operation:
+    """Return an operation from plain fields."""
+    return from_builtins(fields, Operation)

@@ -1,0 +1,38 @@
+"""The commands' edges: files that are no kernel log, and what travels in the wheel."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+from services.console import _replay_command as command
+from services.console._exit import ExitCode, Failure
+from services.console._kernel_log import parse
+from services.console._replay_plan import plan
+
+DMESG = Path(__file__).parent / "dmesg"
+
+
+def test_a_file_without_a_pcie_line_is_a_usage_error_that_names_it(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("milk\n", encoding="utf-8")
+
+    with pytest.raises(Failure, match=r"notes\.txt: no PCIe line found; expected") as failed:
+        command.replay(path)
+
+    assert failed.value.code is ExitCode.USAGE
+
+
+def test_a_log_with_nothing_to_inject_is_a_usage_error_that_says_unsupported() -> None:
+    with pytest.raises(Failure, match="unsupported") as failed:
+        command.replay(DMESG / "15.txt")
+
+    assert failed.value.code is ExitCode.USAGE
+
+
+def test_the_log_of_the_demo_travels_in_the_package() -> None:
+    text = resources.files("services.console").joinpath("data", command.DEMO_LOG).read_text(encoding="utf-8")
+
+    assert plan(parse(text, command.DEMO_LOG)).steps

@@ -1,0 +1,159 @@
+"""Running a plan against a bus that answers as the services would: what is waited for, what is judged, what is printed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+from services.console import _kernel_log as kernel_log
+from services.console import _replay
+from services.console._exit import Failure
+from services.console._replay_plan import plan
+from services.console._session import Session, Target
+from services.console._verdicts import Fate
+from shared.pcie import Address, Identity
+from shared.protocol import LeaseRef, Message, encode, subjects
+from shared.protocol.fabric import LeaseList, Rank, Reach, RetiredLease
+from shared.protocol.facts import Fact, What
+from shared.protocol.records import Device, Recovery, RecoveryState, Verdict
+from shared.protocol.requests import Inject, Injected
+from shared.runtime import Bus, Incoming
+from shared.runtime.bus import Entry
+
+LOG = kernel_log.load(Path(kernel_log.__file__).parent / "data" / "03.txt")
+PORT = Address.parse("0004:00:00.0")
+FUNCTIONS = (Address.parse("0004:01:00.0"), Address.parse("0004:01:00.1"))
+CARD = Identity(vendor=0x15B3, device=0x1017, class_code=0x020000, revision=0, subsystem=0, serial=1)
+
+
+class Silent:
+    """A subscription."""
+
+    async def close(self) -> None:
+        """Do nothing."""
+
+
+class Services:
+    """All services behind one bus: an injection is answered by one recovery, over at once."""
+
+    def __init__(self, *, generation_after: int = 1, registers: bool = True) -> None:
+        self.injected: list[Inject] = []
+        self.stored: list[Fact] = [self.fact(What.DEVICE_ADDED)]
+        self.handlers: list[Callable[[Incoming], None]] = []
+        self.generation_after = generation_after
+        self.registers = registers
+
+    def fact(self, what: What, **data: Any) -> Fact:
+        return Fact(what=what, host="lab", port=PORT, service="x", seq=1, at=datetime.now(UTC), lease="L1", data=data)
+
+    async def request(self, _subject: str, message: Message, _reply: Any, *, timeout_s: float) -> Any:
+        assert timeout_s > 0
+        if isinstance(message, Inject):
+            self.injected.append(message)
+            for fact in (
+                self.fact(What.RECOVERY_STARTED, functions=[str(PORT)]),
+                self.fact(What.RECOVERY_CLOSED, verdicts=dict.fromkeys(map(str, FUNCTIONS), "kept")),
+            ):
+                self.stored.append(fact)
+                self.handlers[0](Incoming("", fact))
+            return Injected(what=message.what, target=message.target)
+        ref = LeaseRef(id="L1", port=str(PORT), rank="recovery", cause="dpc", holder="c")
+        return LeaseList(
+            leases=(), retired=(RetiredLease(lease=ref), RetiredLease(lease=msgspec.structs.replace(ref, id="older")))
+        )
+
+    async def keys(self, prefix: str) -> tuple[Entry, ...]:
+        if prefix.startswith("recovery."):
+            return (Entry("r", encode(self.record()), 1),) if self.injected else ()
+        if not self.registers:
+            return ()
+        generation = self.generation_after if self.injected else 1
+        return tuple(
+            Entry(
+                subjects.device_key("lab", function),
+                encode(Device(function=function, port=PORT, identity=CARD, generation=generation, present=True)),
+                1,
+            )
+            for function in FUNCTIONS
+        )
+
+    def record(self) -> Recovery:
+        return Recovery(
+            lease="L1",
+            port=PORT,
+            cause="dpc",
+            rank=Rank.RECOVERY,
+            reach=Reach.RESET,
+            state=RecoveryState.CLOSED,
+            step="closed",
+            verdicts=dict.fromkeys(map(str, FUNCTIONS), Verdict.KEPT),
+        )
+
+    async def facts(self, _subjects: tuple[str, ...] = ()) -> AsyncIterator[Fact]:
+        for fact in self.stored:
+            yield fact
+
+    async def watch_facts(self, _subject: str, handler: Callable[[Incoming], None]) -> Silent:
+        self.handlers.append(handler)
+        return Silent()
+
+
+async def run(services: Services, heard: list[Fact] | None = None) -> _replay.Replayed:
+    session = Session(cast("Bus", services), Target("nats://nowhere", "lab", 5.0))
+    facts = [] if heard is None else heard
+    return await _replay._Run(session, LOG, plan(LOG), lambda _: None, facts.append).run()
+
+
+@pytest.fixture(autouse=True)
+def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_replay, "_QUIET_S", 0.02)
+    monkeypatch.setattr(_replay, "_POLL_S", 0.01)
+    monkeypatch.setattr(_replay, "_CALM_S", 0.01)
+    monkeypatch.setattr(_replay, "_SEATED_MAX_S", 0.05)
+
+
+async def test_what_the_plan_says_is_injected_and_only_later_facts_are_told() -> None:
+    services = Services()
+    heard: list[Fact] = []
+
+    result = await run(services, heard)
+
+    assert [inject.names for inject in services.injected] == [("CmpltAbrt",)]
+    assert [fact.what for fact in heard] == [What.RECOVERY_STARTED, What.RECOVERY_CLOSED]
+    assert [fact.what for fact in result.facts] == [What.RECOVERY_STARTED, What.RECOVERY_CLOSED]
+
+
+async def test_both_verdicts_stand_side_by_side() -> None:
+    result = await run(Services())
+
+    assert [(str(d.function), d.kernel, d.holdfast) for d in result.devices] == [
+        ("0004:01:00.0", Fate.LOST, Fate.KEPT),
+        ("0004:01:00.1", Fate.LOST, Fate.KEPT),
+    ]
+
+
+async def test_p3_a_grown_generation_is_a_lost_device_whatever_the_recovery_says() -> None:
+    result = await run(Services(generation_after=2))
+
+    assert {device.holdfast for device in result.devices} == {Fate.LOST}
+
+
+async def test_json_has_the_form_of_the_design() -> None:
+    document = (await run(Services())).as_json()
+
+    assert list(document) == ["log", "devices", "facts", "leases"]
+    assert list(document["devices"][0]) == ["function", "kernel", "holdfast", "why"]
+    assert list(document["facts"][0]) == ["what", "from", "line"]
+    assert {fact["from"] for fact in document["facts"]} == {"log", "inferred", "assumed"}
+    assert [lease["id"] for lease in document["leases"]] == ["L1"], "only those of the replay"
+
+
+async def test_a_device_that_hotplug_never_registers_ends_the_replay_by_name() -> None:
+    with pytest.raises(Failure, match=r"hotplug did not register 0004:01:00\.0, 0004:01:00\.1 within"):
+        await asyncio.wait_for(run(Services(registers=False)), 5)

@@ -149,7 +149,7 @@ def power(
 def inject(
     what: Annotated[Injection | None, typer.Argument(help="What happens.")] = None,
     target: Annotated[str | None, typer.Argument(help="Where: a port or a function.")] = None,
-    file: Annotated[Path | None, typer.Option(help="TOML file of [[inject]] tables, instead of all else.")] = None,
+    file: Annotated[Path | None, typer.Option(help="TOML file of `inject` tables, instead of all else.")] = None,
     after: Annotated[float, typer.Option(min=0, help="Seconds from now.")] = 0.0,
     for_s: Annotated[float | None, typer.Option("--for", min=0, help="For how many seconds.")] = None,
     name: Annotated[list[str] | None, typer.Option(help="error: the kernel's short name, as MalfTLP. Repeat.")] = None,

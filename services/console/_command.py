@@ -65,7 +65,8 @@ class Command:
         self._signal(signal.SIGTERM)
         self._signal(signal.SIGCONT)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._child.wait(), _GRACE_S)
+            async with asyncio.timeout(_GRACE_S):
+                await self._child.wait()
 
     async def clear(self) -> bool:
         """Leave nothing of the group behind, dismiss the guard, and take the terminal back.

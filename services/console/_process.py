@@ -120,7 +120,8 @@ class Process:
             self.signal(signal.SIGCONT)  # a stopped process cannot hear
             self.signal(signal.SIGTERM)
         try:
-            return await asyncio.wait_for(self.ended(), grace_s)
+            async with asyncio.timeout(grace_s):
+                return await self.ended()
         except TimeoutError:
             self.signal(signal.SIGKILL)
             return await self.ended()

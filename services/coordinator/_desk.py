@@ -37,7 +37,8 @@ async def host(context: Context) -> None:
         except (BusError, RefusedError) as error:
             context.log.info("waiting for the fabric", error=str(error) or repr(error))
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(context.stopping.wait(), _FIRST_ANSWER_S)
+                async with asyncio.timeout(_FIRST_ANSWER_S):
+                    await context.stopping.wait()
             continue
         await Desk(works).run_host()
 

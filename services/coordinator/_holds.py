@@ -62,6 +62,7 @@ class HoldWork(Work):
                 self._released.set()
                 return
             try:
-                await asyncio.wait_for(self._released.wait(), left)
+                async with asyncio.timeout(left):
+                    await self._released.wait()
             except TimeoutError:
                 continue

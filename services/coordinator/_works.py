@@ -25,12 +25,13 @@ class Works:
         self.fabric = fabric
         self.topology = topology
         self._running: dict[str, tuple[Work, asyncio.Task[None]]] = {}
-        self._epoch = context.ownership.revision if context.ownership is not None else 0
+        assert context.ownership is not None
+        self._tenure = context.ownership.tenure
         self._count = count(1)
 
     def new_id(self, kind: str, port: Address) -> str:
-        """Return an id that no lease ever had: revisions of the ownership record only grow."""
-        return f"{kind}-{port.token}-{self._epoch}-{next(self._count)}"
+        """Return an id that no lease ever had: revisions start again when NATS forgets (K7), a tenure's nonce does not."""
+        return f"{kind}-{port.token}-{self._tenure}-{next(self._count)}"
 
     def find(self, lease: str) -> Work | None:
         """Return the work under this lease, if it is ours and under way."""

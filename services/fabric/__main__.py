@@ -54,7 +54,8 @@ async def _serve(context: Context, ledger: Ledger) -> None:
         asyncio.create_task(fabric.run(), name="fabric"),
     }
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(fabric.enumerated.wait(), _HARDWARE_S)
+        async with asyncio.timeout(_HARDWARE_S):
+            await fabric.enumerated.wait()
     service = await context.bus.serve("fabric", endpoints(context.host, receive))
     context.ready()
     try:

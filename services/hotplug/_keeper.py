@@ -54,10 +54,10 @@ class Shop:
         return topology
 
     def lease_id(self, port: Address) -> str:
-        """Return an id that no lease has had: the ownership's revision grows from process to process."""
+        """Return an id that no lease has had: revisions start again when NATS forgets (K7), a tenure's nonce does not."""
         assert self.context.ownership is not None
         self.opened += 1
-        return f"slot-{port.token}-{self.context.ownership.revision}-{self.opened}"
+        return f"slot-{port.token}-{self.context.ownership.tenure}-{self.opened}"
 
 
 def has_driver(device: Device) -> bool:

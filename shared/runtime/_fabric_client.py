@@ -158,7 +158,8 @@ class FabricClient:
         if isinstance(answer, Refused) and answer.reason in _DEPOSED:
             handle.lost.set()
             raise Fenced(f"lease {handle.id}: {answer.message}")
-        handle.heard = max(handle.heard, now)
+        if not isinstance(answer, Refused):
+            handle.heard = max(handle.heard, now)
         return answer
 
     async def _retired(self, handle: LeaseHandle) -> fabric.Closed | None:

@@ -186,7 +186,8 @@ class NatsBus:
     async def close(self) -> None:
         """Flush the outbox as far as possible, drain and close."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._outbox.flushed(), OUTBOX_S if self._client.ready else 0)
+            async with asyncio.timeout(OUTBOX_S if self._client.ready else 0):
+                await self._outbox.flushed()
         if self._outbox.pending:
             _log.warning("facts not stored at the end", pending=self._outbox.pending)
         self._storing.cancel()

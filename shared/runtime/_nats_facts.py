@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from typing import Final
 
+import msgspec
 import structlog
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
@@ -31,6 +32,7 @@ from ._nats_errors import translated
 from ._nats_records import Streams
 from .bus import BusError, BusUnreachable, NobodyListens, Unanswered
 
+FACT_BYTES_MAX: Final = 1 << 18  # the server's own limit for a message is 1 MiB unless configured
 _STORE_TIMEOUT_S: Final = 2.0
 _RETRY_FIRST_S: Final = 0.05
 _RETRY_MAX_S: Final = 1.0
@@ -71,7 +73,12 @@ class Outbox:
         """Queue a fact."""
         self._count += 1
         identity = f"{fact.host}:{fact.service}:{self._publisher}:{self._count}"
-        self._waiting.append((subjects.fact(fact.host, fact.port, fact.what), identity, encode(fact)))
+        data = encode(fact)
+        if len(data) > FACT_BYTES_MAX:
+            # It could never be stored, and everything after it would wait for it.
+            _log.error("fact too large, stored without its data", what=fact.what, bytes=len(data))
+            data = encode(msgspec.structs.replace(fact, data={"left_out_bytes": len(data)}))
+        self._waiting.append((subjects.fact(fact.host, fact.port, fact.what), identity, data))
         self._empty.clear()
         self._more.set()
 
@@ -199,7 +206,8 @@ class FactReader:
             subscription = await self._client.subscribe(inbox, cb=collect)
             try:
                 await self._client.publish(_DIRECT_GET, asked, reply=inbox)
-                status = await asyncio.wait_for(ended, _BATCH_TIMEOUT_S)
+                async with asyncio.timeout(_BATCH_TIMEOUT_S):
+                    status = await ended
             except TimeoutError as late:
                 raise Unanswered(f"{_DIRECT_GET}: no answer in time") from late
             finally:
@@ -237,5 +245,6 @@ def matches(pattern: str, subject: str) -> bool:
 async def _happened(event: asyncio.Event, bound_s: float) -> bool:
     """Wait for the event, at most for `bound_s`; tell whether it happened."""
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(event.wait(), bound_s)
+        async with asyncio.timeout(bound_s):
+            await event.wait()
     return event.is_set()

@@ -169,7 +169,8 @@ class _Process:
             if loop.time() - started > _STEADY_S:
                 pause = _RESTART_FIRST_S
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), pause)
+                async with asyncio.timeout(pause):
+                    await self._stopping.wait()
             pause = min(2 * pause, _RESTART_MAX_S)
 
     async def _tenure(self, bus: NatsBus, host: str) -> None:

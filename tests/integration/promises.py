@@ -29,7 +29,7 @@ def _resets(function: Function, operation: dict[str, Any]) -> bool:
         return False
     flags = int(value)
     if function.kind.is_bridge and offset == reg.BRIDGE_CONTROL.offset:
-        return bool(flags & reg.BridgeControl.SECONDARY_BUS_RESET)
+        return flags & int(reg.BridgeControl.SECONDARY_BUS_RESET) != 0
     if not function.is_port:
         return False
     if offset == caps.express + reg.LINK_CONTROL.offset:
@@ -71,28 +71,25 @@ def p1_mask_before_reset(facts: Iterable[Fact], topology: Topology) -> int:
 
 
 def p6_one_owner(facts: Iterable[Fact], topology: Topology) -> None:
-    """Assert that no two recoveries covered one another at the same time."""
+    """Assert that no two recoveries covered one another at the same time: the one above absorbs, or waits."""
+    story = tuple(facts)
+    absorbed = {(fact.lease, fact.data["heir"]) for fact in story if fact.what is What.LEASE_ABSORBED}
     live: dict[str, Address] = {}
-    for fact in facts:
+    for fact in story:
         lease = fact.lease or ""
         if fact.what is What.LEASE_OPENED and fact.data["rank"] == "recovery":
-            others = {name: port for name, port in live.items() if name != lease}
+            for name, port in live.items():
+                overlaps = name != lease and _overlap(port, fact.port, topology)
+                assert not overlaps or (name, lease) in absorbed, f"P6: {lease} on {fact.port} beside {name} on {port}"
             live[lease] = fact.port
-            for name, port in others.items():
-                overlap = port == fact.port or any(
-                    above.address in {port, fact.port} and below in {port, fact.port}
-                    for below in (port, fact.port)
-                    for above in topology.ancestors(below)
-                )
-                absorbed = _ends_now(name, fact)
-                assert not overlap or absorbed, f"P6: {lease} on {fact.port} beside {name} on {port}"
         elif fact.what in {What.LEASE_CLOSED, What.LEASE_ABSORBED}:
             live.pop(lease, None)
 
 
-def _ends_now(_name: str, opened: Fact) -> bool:
-    """A recovery that resets may absorb one below: the fabric reports that right after the opening."""
-    return opened.data["reach"] == "reset"
+def _overlap(one: Address, other: Address, topology: Topology) -> bool:
+    """Tell whether the domains of two ports share a function."""
+    domains = ({function.address for function in topology.domain(port)} for port in (one, other))
+    return not set.isdisjoint(*domains)
 
 
 async def enables(bench: Bench, ports: Iterable[Address]) -> dict[str, int | None]:

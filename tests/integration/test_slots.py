@@ -2,55 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 
 from shared.protocol import subjects
-from shared.protocol.facts import Fact, What
+from shared.protocol.facts import What
 from shared.protocol.requests import SlotReply, SlotReport, SlotRequest
 from tests.integration.fleet import Bench
 from tests.integration.promises import keeps, promises, quiet, verdicts
-
-SETTLE_S = 0.3  # for a second fact that must not come
+from tests.integration.slots import once, state_of, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
-
-
-async def state_of(bench: Bench, port: str) -> SlotReport:
-    """Ask hotplug for a slot."""
-    topology = await bench.topology()
-    address = next(one.address for one in topology if str(one.address).endswith(port))
-    report = await bench.request(subjects.slot(bench.host, address, "status"), SlotRequest(), SlotReply)
-    assert isinstance(report, SlotReport)
-    return report
-
-
-async def until(bench: Bench, port: str, state: str) -> None:
-    """Wait until a slot is in a state, with no lease left."""
-
-    async def look() -> bool | None:
-        return (await state_of(bench, port)).state == state or None
-
-    await bench.eventually(look, f"slot of {port} {state}", 15)
-    await quiet(bench, port)
-
-
-async def once(bench: Bench, what: What, function: str, since: int) -> None:
-    """Assert that such a fact about a function is told, and not again."""
-
-    async def told() -> bool | None:
-        return bool(of(bench.facts(since=since), what, function)) or None
-
-    await bench.eventually(told, f"{what} of {function}")
-    await asyncio.sleep(SETTLE_S)
-    found = of(bench.facts(since=since), what, function)
-    assert len(found) == 1, found
-
-
-def of(facts: list[Fact], what: What, function: str) -> list[Fact]:
-    """Pick one kind of fact about one function."""
-    return [fact for fact in facts if fact.what is what and str(fact.data.get("function")) == function]
 
 
 async def test_p4_a_surprise_removal_and_an_insertion_are_each_acted_on_once(bench: Bench) -> None:
@@ -168,28 +129,6 @@ async def test_p3_a_card_swapped_during_a_recovery_is_replaced(
         await until(bench, "00:02.0", "on")
     await once(bench, What.DEVICE_ADDED, "0000:02:00.1", since)
     await bench.inject("driver", "02:00.0", driver={"name": "mlx5_core"})
-
-
-@pytest.mark.parametrize("phase", ["error_detected", "slot_reset", "resume"])
-async def test_p4_p8_a_removal_in_each_phase_of_a_recovery_is_acted_on_once_after_it(bench: Bench, phase: str) -> None:
-    await bench.inject("driver", "01:00.0", driver={"name": "nvme", "delay_s": {phase: 0.6}})
-    since = bench.mark()
-    async with promises(bench):
-        await bench.inject("dpc", "00:01.0", reason="uncorrectable")
-        started = await bench.wait_fact(What.RECOVERY_STARTED, "00:01.0", since=since)
-
-        async def told() -> bool | None:
-            steps = [fact.data["step"] for fact in bench.facts(What.RECOVERY_STEP, "00:01.0", since)]
-            return phase in steps or None
-
-        await bench.eventually(told, f"step {phase}")
-        await bench.inject("remove", "00:01.0")
-        record = await bench.closed("00:01.0", started.lease, timeout_s=20)
-        assert verdicts(record) == {"0000:01:00.0": "removed"}
-        await until(bench, "00:01.0", "off")
-        await once(bench, What.DEVICE_REMOVED, "0000:01:00.0", since)
-        await bench.inject("insert", "00:01.0", card={"0": {"driver": {"name": "nvme"}}})
-        await until(bench, "00:01.0", "on")
 
 
 async def test_p4_with_out_of_band_presence_a_reseated_card_is_a_real_change(bench: Bench) -> None:

@@ -262,7 +262,7 @@ class Lab:
             bus=self.store,
             settings=QUICK,
             facts=SimpleNamespace(say=self._say),
-            ownership=SimpleNamespace(put_owned=self.store.put_owned, revision=7),
+            ownership=SimpleNamespace(put_owned=self.store.put_owned, tenure="7"),
             log=SimpleNamespace(info=lambda *_, **__: None, warning=lambda *_, **__: None),
         )
         actors = SimpleNamespace(topology=self.bench.topology, context=self.context, changed=lambda: None)

@@ -30,7 +30,11 @@ async def host(context: Context) -> None:
         return RootPortActor(port, ports, counters)
 
     fabric = FabricClient(context.bus, context.host, Role.AER, context.settings.instance)
-    await PortActors(context, SERVICE, fabric, wanted, make).run()
+    presence = await context.bus.serve(SERVICE, {})  # takes no requests, but answers who asks which services live
+    try:
+        await PortActors(context, SERVICE, fabric, wanted, make).run()
+    finally:
+        await presence.close()
 
 
 if __name__ == "__main__":

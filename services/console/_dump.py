@@ -1,4 +1,7 @@
-"""`dump`: config spaces in the format of `lspci -xxxx`, so that `lspci -F` decodes them."""
+"""`dump`: config spaces in the format of `lspci -xxxx`, so that `lspci -F` decodes them.
+
+What does not answer is told on stderr and left out: all ones is no content (P9), and lspci would stumble over it.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from shared.pcie import Address, Function
 from shared.protocol import subjects
 from shared.protocol.fabric import Dump, Dumped, DumpReply
 
+from ._exit import ExitCode, Failure
 from ._names import resolve
 from ._output import tell
 from ._session import Session
@@ -18,7 +22,7 @@ _UNANSWERED: Final = b"\xff"
 
 
 async def dump(session: Session, names: Sequence[str]) -> str:
-    """Return the dump of the named functions, or of all."""
+    """Return the dump of the named functions, or of all. Raises Failure if not one of them answers."""
     topology = await session.topology()
     devices = await session.devices() if names else ()
     chosen = [resolve(name, topology, devices) for name in names] or [function.address for function in topology]
@@ -32,8 +36,11 @@ async def dump(session: Session, names: Sequence[str]) -> str:
             what=f"dump {address}",
         )
         if not reply.config.strip(_UNANSWERED):
-            tell(f"{address} does not answer: all ones")
+            tell(f"{address} does not answer, and is left out")
+            continue
         texts.append(text(address, topology.find(address), reply.config))
+    if chosen and not texts:
+        raise Failure(ExitCode.ABSENT, "nothing to dump: gone, or in reset; `holdfast status` shows which")
     return "\n".join(texts)
 
 

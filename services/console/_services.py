@@ -10,14 +10,12 @@ import msgspec
 
 from shared.protocol import Message, decode, subjects
 from shared.protocol.records import Owner
-from shared.runtime import Entry, Unanswered
+from shared.runtime import Unanswered
 
 from ._fleet import SERVICES
 from ._session import ANSWER_S, Session
 
 _PING: Final = "$SRV.PING"  # of the NATS services API (ADR-32); followed by the service's name
-_BEAT_MAX_S: Final = 2.5  # an owner beats at a third of its 5 s of silence
-_POLL_S: Final = 0.2
 
 
 class _Ask(Message, frozen=True):
@@ -48,27 +46,15 @@ async def ask_services(session: Session) -> tuple[ServiceState, ...]:
 
 async def _ask(session: Session, service: str) -> ServiceState:
     entry = await session.bus.get(subjects.owner_key(session.host, service))
-    alive = await _pong(session, service) or (entry is not None and await _beats(session, entry))
+    alive = await _pong(session, service)
     owner: Owner | None = None if entry is None else decode(entry.value, Owner)
     return ServiceState(service, alive, None if owner is None or owner.released else owner.owner)
 
 
 async def _pong(session: Session, service: str) -> bool:
-    """Tell whether any instance answers a ping: every service that takes requests does."""
+    """Tell whether any instance answers a ping."""
     for name in (service, f"{service}-{session.host}"):  # one for all hosts, or one for each
         with contextlib.suppress(Unanswered):
             await session.bus.request(f"{_PING}.{name}", _Ask(), _Pong, timeout_s=ANSWER_S)
             return True
-    return False
-
-
-async def _beats(session: Session, before: Entry) -> bool:
-    """Tell whether an ownership record is still written: so do the services that only listen."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_BEAT_MAX_S):
-            while True:
-                now = await session.bus.get(before.key)
-                if now is not None and now.revision != before.revision:
-                    return True
-                await asyncio.sleep(_POLL_S)
     return False

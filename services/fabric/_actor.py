@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from itertools import groupby
 from typing import Any, Final, TypeAlias, TypeVar
 
 import msgspec
@@ -15,7 +16,7 @@ import structlog
 
 from shared.pcie import NO_ANSWER, Address, Value
 from shared.protocol import Message, Reason, Refused, fabric, subjects
-from shared.protocol.fabric import Role
+from shared.protocol.fabric import Role, Verb
 from shared.protocol.facts import What
 from shared.recovery import Do
 from shared.runtime import Actor, BusUnreachable, Context, Request
@@ -24,7 +25,7 @@ from ._book import Enumerated, Said, Stored
 from ._effects import Command, Effect, Enumerate, Persist, Tell
 from ._execute import acknowledge, execute
 from ._hardware import Hardware
-from ._interrupts import interrupt, sharing, snapshot_reads
+from ._interrupts import interrupt, sharing, snapshot_reads, vectors
 from ._leases import adopt, close, held, open_lease, refuse, resume
 from ._ledger import Ledger, LedgerError
 from ._questions import list_leases, read_registers, tell_topology
@@ -198,6 +199,9 @@ class Fabric(Actor[Mail]):
             await self._run(resume(self._ledger.book))
             self.enumerated.set()
         self._flush()
+        for function in self._ledger.book.topology:
+            for vector in vectors(function):  # what was raised while nobody listened is not raised again
+                await self._interrupt(Interrupted(function.address, vector))
 
     async def _interrupt(self, message: Interrupted) -> None:
         """Publish the hint to every service that shares the vector. A lost hint costs latency only."""
@@ -248,12 +252,15 @@ class Fabric(Actor[Mail]):
         return await self._do(effect)
 
     async def _do(self, effect: Do) -> tuple[Value, ...]:
+        """Perform operations in their order. Reads in a row travel together: hardware answers in order, and sooner."""
         topology = self._ledger.book.topology
-        values: list[Value] = []
-        for operation in effect.operations:
-            value = await self._registers.perform(operation, topology)
-            values.append(NO_ANSWER if value is None else value)
-        return tuple(values)
+        values: list[int | None] = []
+        for reads, operations in groupby(effect.operations, lambda operation: operation.verb is Verb.READ):
+            if reads:
+                values += await asyncio.gather(*(self._registers.perform(one, topology) for one in operations))
+            else:
+                values += [await self._registers.perform(one, topology) for one in operations]
+        return tuple(NO_ANSWER if value is None else value for value in values)
 
     def _append(self, entry: Any, *, sync: bool = True) -> None:
         self._ledger.append(entry)

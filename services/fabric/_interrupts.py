@@ -21,6 +21,11 @@ def sharing(function: Function, vector: int) -> tuple[str, ...]:
     return tuple(service for service, number in _vectors(function) if number == vector)
 
 
+def vectors(function: Function) -> tuple[int, ...]:
+    """Return the vectors on which a port has something to say to a service, each once."""
+    return tuple(dict.fromkeys(number for _, number in _vectors(function)))
+
+
 def _vectors(function: Function) -> Iterator[tuple[str, int]]:
     if function.hotplug_capable:
         yield HOTPLUG, function.vectors.hotplug

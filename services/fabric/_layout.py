@@ -79,3 +79,8 @@ def writes_slot_control(function: Function, operation: Operation) -> bool:
         return False
     start = function.capabilities.express + reg.SLOT_CONTROL.offset
     return operation.offset < start + reg.SLOT_CONTROL.width and start < operation.offset + operation.width
+
+
+def clears_slot_events(function: Function, operation: Operation) -> bool:
+    """Tell whether the operation writes Slot Status."""
+    return function.slot is not None and bool(written(operation, reg.SLOT_STATUS, function.capabilities.express).mask)

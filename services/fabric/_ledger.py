@@ -185,7 +185,7 @@ def _entry(path: Path, offset: int, line: bytes) -> Entry:
 def _damage(path: Path, offset: int, what: str) -> LedgerError:
     return LedgerError(
         f"ledger {path} is damaged at byte {offset}: {what}. Nothing was changed. Leases may be open that only this"
-        f" file knows of: stop the coordinator of this host, look for masked ports (`holdfast audit`), set their"
-        f" enables, move the file away, and start again.",
+        f" file knows of: stop the coordinator of this host, move the file away, start the fabric again, and look for"
+        f" ports that were left masked (`holdfast doctor`).",
         EXIT_CORRUPT,
     )

@@ -18,7 +18,7 @@ from shared.pcie.registers import SLOT_STATUS, VENDOR_ID, SlotCapabilities, Slot
 from shared.protocol.fabric import Operation, Verb
 
 from ._hardware import Hardware
-from ._layout import write_clear_bits, writes_slot_control
+from ._layout import clears_slot_events, write_clear_bits, writes_slot_control
 
 _POLL_S: Final = 0.01  # Linux pcie_poll_cmd
 _BYTE: Final = 1
@@ -59,6 +59,8 @@ class Registers:
         if is_command and _reports_completion(function):
             self._met.add(function.address)
             self._commanded[function.address] = asyncio.get_running_loop().time()
+        if clears_slot_events(function, operation):
+            await self.complete(function)
         return value
 
     async def read(self, address: Address, offset: int, width: int) -> int | None:
@@ -78,8 +80,9 @@ class Registers:
     async def complete(self, port: Function) -> bool:
         """Clear Command Completed if it is set, and say whether it was, or nothing can be awaited.
 
-        Asked at every interrupt of the slot too: a completion that stays latched is an enabled status that stays set,
-        and no other change could raise an edge.
+        Asked at every interrupt of the slot too, and whenever its events are cleared: a completion that stays latched
+        is an enabled status that stays set, and no other change could raise an edge. One that latches while an event
+        is pending raises no interrupt itself.
         """
         if not _reports_completion(port):
             return True

@@ -9,7 +9,7 @@ from ._effects import Do, Effect, Logic, Note, Pause, Step, modify, read, values
 from ._forward import PortOutcome, Verified, roll_forward, settle
 from ._link import Bounds, PortState, look_at
 from ._port import PortView, port_reads, port_view
-from ._verify import Finding, find, identify, identity_reads, verify
+from ._verify import Finding, command_read, find, identify, identity_reads, verify
 
 __all__ = [
     "Bounds",
@@ -29,6 +29,7 @@ __all__ = [
     "Verified",
     "close_lease",
     "close_slot",
+    "command_read",
     "find",
     "identify",
     "identity_reads",

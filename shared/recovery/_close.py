@@ -75,7 +75,7 @@ class Row(msgspec.Struct, frozen=True):
 ROWS: Final = (
     #          reach holds  oob  pdc  dirty exhausted
     Row("C1", (_N, _ANY, _ANY, _ANY, _ANY, _ANY), Verdict.DROP, "the port does not answer"),
-    Row("C2", (_Y, _N, _ANY, _ANY, _ANY, _ANY), Verdict.LEAVE, "link or identity is not as it was"),
+    Row("C2", (_Y, _N, _ANY, _ANY, _ANY, _ANY), Verdict.LEAVE, "link, identity or setup is not as it was"),
     Row("C3", (_Y, _Y, _Y, _Y, _ANY, _ANY), Verdict.LEAVE, "out-of-band presence changed: somebody was at the slot"),
     Row("C4", (_Y, _Y, _N, _ANY, _N, _ANY), Verdict.RESTORE, "unchanged, and nothing is latched"),
     Row("C5", (_Y, _Y, _Y, _N, _N, _ANY), Verdict.RESTORE, "unchanged, and nothing is latched"),
@@ -207,7 +207,7 @@ def _holds(port: Function | None, look: _Look) -> bool:
     if not look.findings:
         return not look.link_active and not look.status & reg.SlotStatus.PRESENCE
     linked = look.link_active or not port.link_active_reporting
-    return linked and all(finding.same for finding in look.findings)
+    return linked and all(finding.holds for finding in look.findings)
 
 
 def _clear(port: Function, latched: int, saved: tuple[SavedFunction, ...], topology: Topology) -> Logic[None]:
@@ -242,9 +242,12 @@ def _restore(port: Function, slot: SavedSlot) -> tuple[Operation, ...]:
 
 
 def _outcome(finding: Finding, topology: Topology) -> Logic[FunctionOutcome]:
-    """Judge one function: same is recovered, another replaced; no answer is removed if its slot says so, else failed."""
+    """Judge one function: same is recovered, another replaced; no answer is removed if its slot says so, else failed.
+
+    One that was reset after it had been restored has failed: hotplug finds the change latched, and sets it up anew.
+    """
     if finding.same:
-        return FunctionOutcome(function=finding.function, result=Result.RECOVERED)
+        return FunctionOutcome(function=finding.function, result=Result.FAILED if finding.unset else Result.RECOVERED)
     if finding.answers:
         differs = tuple(sorted(finding.differs))
         return FunctionOutcome(function=finding.function, result=Result.REPLACED, differs=differs)

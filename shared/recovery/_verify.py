@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from shared.pcie import Address, Function, Identity, IdentityField, Topology, Value, answered
+from shared.pcie import NO_ANSWER, Address, Function, Identity, IdentityField, Topology, Value, answered
 from shared.pcie import registers as reg
 from shared.protocol.fabric import Operation, SavedFunction
 
@@ -29,11 +29,17 @@ class Finding(msgspec.Struct, frozen=True):
     function: Address
     answers: bool  # it completes requests, and is ready
     differs: frozenset[IdentityField] = frozenset()  # empty where it does not answer
+    unset: bool = False  # the same, but it decodes no memory any more: it has been reset, and nobody set it up again
 
     @property
     def same(self) -> bool:
         """Tell whether the function answers with the identity it had."""
         return self.answers and not self.differs
+
+    @property
+    def holds(self) -> bool:
+        """Tell whether it is the same function, and set up."""
+        return self.same and not self.unset
 
 
 def identity_reads(function: Function) -> tuple[Operation, ...]:
@@ -76,22 +82,34 @@ def identify(function: Function, sent: tuple[Value, ...]) -> Identity | None:
     )
 
 
-def find(function: Function, before: Identity, sent: tuple[Value, ...]) -> Finding:
-    """Compare the answers to `identity_reads` with who the function was."""
+def find(function: Function, before: Identity, sent: tuple[Value, ...], command: Value = NO_ANSWER) -> Finding:
+    """Compare the answers to `identity_reads` with who the function was; `command` of one that was set up, if read."""
     now = identify(function, sent)
     if now is None:
         return Finding(function=function.address, answers=False)
-    return Finding(function=function.address, answers=True, differs=before.differences(now))
+    differs = before.differences(now)
+    unset = not differs and answered(command) and not command & reg.Command.MEMORY_SPACE
+    return Finding(function=function.address, answers=True, differs=differs, unset=unset)
+
+
+def command_read(function: Address) -> Operation:
+    """Return the read that tells whether a function is set up. Nothing but a reset takes Memory Space Enable away."""
+    return read(function, reg.COMMAND.offset, reg.COMMAND.width)
 
 
 def verify(saved: Iterable[SavedFunction], topology: Topology) -> Logic[tuple[Finding, ...]]:
-    """Ask every saved function who it is. One that the topology has lost counts as not answering."""
+    """Ask every saved function who it is, and whether it is set up. One that the topology has lost does not answer."""
     findings = []
     for one in saved:
         function = topology.find(one.address)
         if function is None:
             findings.append(Finding(function=one.address, answers=False))
             continue
-        sent = values((yield Do(identity_reads(function))))
-        findings.append(find(function, one.identity, sent))
+        asked = identity_reads(function)
+        was_set_up = any(
+            register.offset == reg.COMMAND.offset and register.value & reg.Command.MEMORY_SPACE
+            for register in one.registers
+        )
+        sent = values((yield Do((*asked, command_read(one.address)) if was_set_up else asked)))
+        findings.append(find(function, one.identity, sent[: len(asked)], sent[-1] if was_set_up else NO_ANSWER))
     return tuple(findings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from shared.pcie import Address
 from shared.pcie import registers as reg
 from shared.protocol import Reason
 from shared.protocol.fabric import (
@@ -63,6 +64,20 @@ async def test_p2_close_restores_exactly_the_bits_that_were_found(rig: Rig) -> N
     after = {port: (rig.bench.get(port, SLOT_CONTROL), rig.bench.get(port, ERROR_MASK, 4)) for port in (ROOT, DOWN)}
     assert after == before | {ROOT: (before[ROOT][0] | 1, before[ROOT][1])}, "a bit set meanwhile is not taken back"
     assert [fact.port for fact in rig.facts("lease.unmasked")] == [DOWN, ROOT], "deepest first"
+
+
+@pytest.mark.parametrize("swapped", [CARD, NESTED])
+async def test_p4_another_function_behind_the_first_is_left_latched_too(rig: Rig, swapped: Address) -> None:
+    """The kernel looks at function 0 alone."""
+    lease = await opened(rig, ROOT)
+    rig.bench.take_down(DOWN, CARD, NESTED)
+    rig.bench.spaces[swapped] = space(reg.DeviceType.ENDPOINT, serial=0x99)
+    rig.bench.bring_up(DOWN, CARD, NESTED)
+    rig.bench.latch(DOWN, CHANGED)
+    closed = await rig.ask(Close(token=lease.token))
+    assert [one.function for one in closed.outcomes if one.result is Result.REPLACED] == [swapped]
+    assert rig.bench.get(DOWN, SLOT_STATUS) & CHANGED == CHANGED
+    assert rig.bench.enables(DOWN) == ENABLES
 
 
 async def test_p4_another_card_is_left_latched_for_hotplug(rig: Rig) -> None:

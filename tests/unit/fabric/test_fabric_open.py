@@ -18,12 +18,13 @@ from shared.protocol.fabric import (
 )  # fmt: skip
 from shared.recovery import modify, read
 
-from .fabric_asking import BRIDGE_CONTROL, SBR, TRIGGER, do, opened, reason, request
+from .fabric_asking import BRIDGE_CONTROL, DISABLE, SBR, TRIGGER, do, opened, reason, request
 from .fabric_bench import (
     CARD,
     DOWN,
     DPC_STATUS,
     ENABLES,
+    LINK_CONTROL,
     NESTED,
     OTHER,
     ROOT,
@@ -112,3 +113,11 @@ async def test_p2_an_heir_inherits_what_was_found_and_never_the_mask(rig: Rig) -
     assert {slot.port: slot.enables for slot in reply.lease.slots} == {ROOT: ENABLES, DOWN: ENABLES}
     assert reply.lease.debts.in_reset == (DOWN,)
     assert reason(await do(rig, below, 2, read(DOWN, 0, 2))) is Reason.FENCED
+
+
+async def test_p2_an_heir_owes_the_link_that_the_absorbed_had_disabled(rig: Rig) -> None:
+    below = await opened(rig, DOWN, Rank.USER)
+    await do(rig, below, 1, modify(DOWN, LINK_CONTROL, 2, mask=DISABLE, value=DISABLE))
+    heir = await opened(rig, ROOT)
+    assert heir.debts.link_disabled == (DOWN,)
+    assert reason(await rig.ask(Close(token=heir.token))) is Reason.IN_RESET

@@ -9,7 +9,7 @@ from typing import Any
 import msgpack
 import pytest
 
-from services.fabric._actor import Interrupted
+from services.fabric._actor import Interrupted, Returned
 from services.fabric._layout import UNTOUCHED, Written, written
 from services.fabric._machine_socket import MachineSocket
 from services.fabric._registers import Registers
@@ -20,7 +20,7 @@ from shared.protocol.fabric import Operation, Verb
 from shared.protocol.facts import Interrupt
 from shared.recovery import modify, read, write
 
-from .fabric_bench import CARD, DOWN, EXPRESS, PRESENT, ROOT, SLOT_CONTROL, SLOT_STATUS, Bench, Rig, settle
+from .fabric_bench import CARD, DOWN, EXPRESS, OTHER, PRESENT, ROOT, SLOT_CONTROL, SLOT_STATUS, Bench, Rig, settle
 
 COMPLETED = int(reg.SlotStatus.COMMAND_COMPLETED)
 
@@ -121,7 +121,18 @@ async def test_a_completion_is_cleared_at_its_interrupt_or_no_other_edge_could_c
     rig.ledger.close()
 
 
+async def test_a_completion_that_latched_beside_an_event_is_cleared_with_it_as_it_raised_no_edge_of_its_own() -> None:
+    bench = Commanded(after=None)
+    registers, tree = Registers(bench), topology(bench)
+    event = int(reg.SlotStatus.MRL_CHANGED)
+    bench.latch(ROOT, COMPLETED | event)
+    clear = Operation(verb=Verb.WRITE, function=ROOT, offset=SLOT_STATUS, width=2, value=event)
+    await registers.perform(clear, tree)
+    assert bench.get(ROOT, SLOT_STATUS) & (COMPLETED | event) == 0
+
+
 async def test_an_interrupt_wakes_every_service_on_its_vector_with_a_snapshot(rig: Rig) -> None:
+    rig.context.bus.published.clear()
     await rig.fabric.receive(Interrupted(ROOT, 0))
     await rig.fabric.receive(Interrupted(ROOT, 9))
     await rig.fabric.receive(Interrupted(CARD, 0))
@@ -196,3 +207,13 @@ async def test_the_socket_speaks_reconnects_and_reads_all_ones_without_a_machine
             await settle()
     running.cancel()
     await asyncio.wait({running})
+
+
+async def test_p9_hardware_that_returns_wakes_every_service_of_every_port(rig: Rig) -> None:
+    """What it raised while nobody was connected is an edge, and does not come again."""
+    rig.context.bus.published.clear()
+    await rig.fabric.receive(Returned())
+    woken = {subject.rpartition(".irq.")[2] for subject, _ in rig.context.bus.published}
+    ports = {message.port for _, message in rig.context.bus.published if isinstance(message, Interrupt)}
+    assert {"hotplug", "aer", "dpc"} <= woken
+    assert {ROOT, DOWN, OTHER} <= ports

@@ -9,7 +9,7 @@ import pytest
 
 from shared.pcie import NO_ANSWER, Address, Capabilities, Function, Identity, Topology
 from shared.pcie import registers as reg
-from shared.protocol.fabric import Operation, SavedFunction, SavedSlot, Verb
+from shared.protocol.fabric import Operation, SavedFunction, SavedRegister, SavedSlot, Verb
 from shared.recovery import Do, SlotClosed, close_slot
 from shared.recovery._close import ROUNDS_MAX, ROWS, Seen, Verdict, judge
 
@@ -60,6 +60,7 @@ class Slot:
             (PORT, AER + reg.CORRECTABLE_STATUS.offset): 0,
         }
         self.card: Identity | None = ONE
+        self.command = int(reg.Command.MEMORY_SPACE)
         self.reachable = True
         self.events: dict[int, Any] = {}
         self.done = 0
@@ -81,7 +82,8 @@ class Slot:
             slot=reg.SlotCapabilities.HOTPLUG_CAPABLE, link_active_reporting=True,
         )  # fmt: skip
         card = Function(CARD, reg.DeviceType.ENDPOINT, ONE, Capabilities(serial_number=SERIAL), PORT)
-        known = (SavedFunction(address=CARD, identity=ONE),) if functions else ()
+        command = SavedRegister(offset=reg.COMMAND.offset, width=2, value=int(reg.Command.MEMORY_SPACE))
+        known = (SavedFunction(address=CARD, identity=ONE, registers=(command,)),) if functions else ()
         logic = close_slot(saved, known, Topology((port, card)))
         sent: Any = None
         while True:
@@ -113,7 +115,7 @@ class Slot:
         if card is None:
             return NO_ANSWER
         return {
-            0: card.vendor, 2: card.device, 8: card.class_code << 8 | card.revision, 0x2C: card.subsystem,
+            0: card.vendor, 2: card.device, 4: self.command, 8: card.class_code << 8 | card.revision, 0x2C: card.subsystem,
             SERIAL: reg.ExtendedId.DEVICE_SERIAL_NUMBER, SERIAL + 4: card.serial, SERIAL + 8: 0,
         }[offset]  # fmt: skip
 
@@ -149,6 +151,14 @@ def test_p4_another_card_or_none_stays_latched_and_is_unmasked(card: Identity | 
     assert (closed.verdict, closed.latched, closed.row) == (Verdict.LEAVE, CHANGED, "C2")
     assert slot.status & CHANGED == CHANGED
     assert slot.control & ENABLES == ENABLES
+
+
+def test_p4_the_same_card_that_was_reset_after_it_had_been_restored_is_left_to_hotplug() -> None:
+    slot = Slot()
+    slot.latch()
+    slot.command = 0
+    closed = slot.run(SAVED)
+    assert (closed.verdict, closed.latched, closed.row) == (Verdict.LEAVE, CHANGED, "C2")
 
 
 def test_p4_out_of_band_presence_that_changed_is_believed_over_the_same_identity() -> None:

@@ -202,14 +202,15 @@ def test_a_new_containment_while_functions_are_awaited_is_released_again() -> No
     assert all_recovered(bench)
 
 
-def test_p4_another_card_is_not_written_to() -> None:
+@pytest.mark.parametrize(("swapped", "same"), [(CARD, NESTED), (NESTED, CARD)])
+def test_p4_another_function_is_not_written_to_whatever_its_number(swapped: Address, same: Address) -> None:
     bench = ForwardBench()
     bench.trigger(DOWN)
-    bench.swap(CARD, serial=0x99)
+    bench.swap(swapped, serial=0x99)
     found = results(bench)
-    assert found[CARD] is Result.REPLACED
-    assert found[NESTED] is Result.RECOVERED
-    assert not [one for one in bench.writes if one.function == CARD]
+    assert found[swapped] is Result.REPLACED
+    assert found[same] is Result.RECOVERED
+    assert not [one for one in bench.writes if one.function == swapped]
 
 
 def test_original_and_provoked_errors_are_told_then_cleared_and_others_left() -> None:

@@ -22,7 +22,7 @@ from shared.runtime import Actor, BusError, LeaseHandle, RefusedError, Request
 
 from . import _takeover
 from ._holds import HoldWork
-from ._journal import Journal, blank
+from ._journal import Journal, blank, inherit
 from ._need import still_needed
 from ._plan import PLANS, Chosen, Unable, choose
 from ._queue import Move, Pending, combine, judge
@@ -70,6 +70,7 @@ class RecoveryActor(Actor[Mail]):
         self._context = works.context
         self._fabric = works.fabric
         self._pending: Pending | None = None
+        self._trying: asyncio.TimerHandle | None = None  # when what waits is tried again
 
     @property
     def waiting(self) -> bool:
@@ -83,6 +84,9 @@ class RecoveryActor(Actor[Mail]):
 
     async def receive(self, message: Mail) -> None:
         """Handle one message. What the bus does not answer now is asked again by its asker, or by the survey."""
+        if not self._works.owned:
+            await self.refused(message)
+            return
         try:
             match message:
                 case Asked():
@@ -103,7 +107,9 @@ class RecoveryActor(Actor[Mail]):
     async def refused(self, message: Mail) -> None:
         """Answer what nobody will handle any more."""
         if isinstance(message, Asked):
-            await message.request.answer(Refused(reason=Reason.STOPPING, message="the coordinator is stopping"))
+            await message.request.answer(
+                Refused(reason=Reason.STOPPING, message="the coordinator is stopping; ask again")
+            )
 
     def nudge(self) -> None:
         """Try what waits: a lease has ended somewhere, or a work here."""
@@ -139,6 +145,8 @@ class RecoveryActor(Actor[Mail]):
         known = self._pending is not None
         pending = combine(self._pending, asked, self._works.new_id("r", self.port))
         if move is Move.START:
+            if not await self._is_needed(pending):
+                return Accepted(lease=pending.lease)
             return await self._start(pending)
         self._wait(pending, None if running is None else running.id)
         return Accepted(lease=pending.lease, joined=known)
@@ -170,9 +178,10 @@ class RecoveryActor(Actor[Mail]):
         return Accepted(lease=pending.lease)
 
     async def _begin(self, opened: Opened, pending: Pending) -> None:
-        await self._works.absorbed(opened.absorbed, opened.lease.id, self.port)
+        left = await self._works.absorbed(opened.absorbed, opened.lease.id, self.port)
         handle = LeaseHandle(opened.lease)
-        journal = Journal(self._context, blank(opened.lease, evidence=pending.evidence))
+        record = inherit(blank(opened.lease, evidence=pending.evidence), left)
+        journal = Journal(self._context, record)
         work = RecoveryWork(self._context, self._fabric, self._works.topology, handle, journal)
         self._launch(work)
         work.say(
@@ -188,20 +197,26 @@ class RecoveryActor(Actor[Mail]):
         self._retry_later()
 
     def _retry_later(self) -> None:
-        asyncio.get_running_loop().call_later(RETRY_S, self.nudge)
+        if self._trying is not None:
+            self._trying.cancel()  # one timer, however often it is hinted that it may be time
+        self._trying = asyncio.get_running_loop().call_later(RETRY_S, self.nudge)
 
     async def _retry(self) -> None:
-        """Try what waits; but first look whether it still is needed (DESIGN 4: the asker re-reads its registers)."""
+        """Try what waits, if it still is needed."""
         pending = self._pending
-        if pending is None or self._works.recovery_on(self.port) is not None:
+        if pending is None or self._works.recovery_on(self.port) is not None or not await self._is_needed(pending):
             return
+        reply = await self._start(pending)
+        if isinstance(reply, Refused):
+            self._give_up(pending, reply.message)
+
+    async def _is_needed(self, pending: Pending) -> bool:
+        """Ask the registers before a port is masked and reset: a request may be late, repeated or forged (P9)."""
         if await still_needed(self._fabric, self._works.topology, self.port, pending.cause):
-            reply = await self._start(pending)
-            if isinstance(reply, Refused):
-                self._give_up(pending, reply.message)
-        else:
-            self._pending = None
-            self._give_up(pending, "nothing is left to recover")
+            return True
+        self._pending = None
+        self._give_up(pending, "nothing is left to recover")
+        return False
 
     def _give_up(self, pending: Pending, why: str) -> None:
         """Say how a cause ended that never had a lease: its asker was told this id."""
@@ -287,8 +302,8 @@ class RecoveryActor(Actor[Mail]):
         reply = await self._fabric.open(command)
         if isinstance(reply, Refused):
             return reply
-        await self._works.absorbed(reply.absorbed, lease_id, self.port)
-        journal = Journal(self._context, blank(reply.lease))
+        left = await self._works.absorbed(reply.absorbed, lease_id, self.port)
+        journal = Journal(self._context, inherit(blank(reply.lease), left))
         work = HoldWork(self._context, self._fabric, self._works.topology, LeaseHandle(reply.lease), journal)
         self._launch(work)
         work.say(What.RECOVERY_STARTED, functions=(), reach=Reach.RESET, holder=asked.holder)

@@ -24,7 +24,9 @@ from ._journal import record_of
 from ._works import Works
 
 FINISH_S: Final = 4.0  # for works under way when we are told to stop; less than the process gives us
-TAKEOVERS_MAX: Final = 3  # of one lease, by us; then the fabric, which needs no bus, shall end it
+# Each takeover of a lease waits twice as long as the one before: whoever needs no bus may end it first, but a mask for
+# which nobody else comes is not given up (P2).
+_DOUBLINGS_MAX: Final = 6
 _FIRST_ANSWER_S: Final = 0.2  # until the fabric is asked again at the start
 
 
@@ -104,6 +106,9 @@ class Desk(Actor[Request]):
         if self._context.stopping.is_set():
             await self.refused(message)
             return
+        if not self._works.owned:
+            await message.answer(Refused(reason=Reason.NOT_OWNER, message="the host is another's now; ask again"))
+            return
         found = await self._port_of(message.message)
         if isinstance(found, Refused):
             await message.answer(found)
@@ -170,8 +175,8 @@ class Desk(Actor[Request]):
             return
         for lease in listed.leases:
             ours = lease.role is Role.COORDINATOR and self._works.find(lease.id) is None
-            silent = self._first or lease.silent_s > lease.allowed_s
-            if ours and silent and self._taken[lease.id] < TAKEOVERS_MAX:
+            patience = lease.allowed_s * 2 ** min(self._taken[lease.id], _DOUBLINGS_MAX)
+            if ours and (self._first or lease.silent_s > patience):
                 self._taken[lease.id] += 1
                 self._actor(lease.port).tell(TakeOver(lease))
         known: dict[str, Any] = {lease.id: None for lease in listed.leases}

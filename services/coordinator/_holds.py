@@ -10,6 +10,7 @@ import asyncio
 from typing import Final
 
 from shared.pcie import Topology
+from shared.protocol.fabric import Result
 from shared.protocol.facts import What
 from shared.recovery import Step
 from shared.runtime import Context, FabricClient, LeaseHandle
@@ -50,7 +51,9 @@ class HoldWork(Work):
             await self.enter(HELD)
             await self._await_end()
         async with self.inside:  # a reset inside the hold ends first: it owes the hardware its own roll forward
-            await self.roll_forward()
+            verified = await self.roll_forward()
+        here = tuple(one for one in self.functions if verified.result(one) is Result.RECOVERED)
+        await self.end_preparation(here)
 
     async def _await_end(self) -> None:
         loop = asyncio.get_running_loop()

@@ -6,7 +6,7 @@ with the next write; a vote that is lost with us is asked again by our successor
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -15,7 +15,7 @@ from shared.pcie import Address
 from shared.protocol import ProtocolError, decode, subjects
 from shared.protocol.fabric import Lease
 from shared.protocol.records import Recovery, RecoveryState, Verdict
-from shared.protocol.requests import Vote
+from shared.protocol.requests import DriverStep, Vote
 from shared.recovery import Step
 from shared.runtime import Context, Entry
 
@@ -84,6 +84,25 @@ def blank(lease: Lease, **details: Any) -> Recovery:
         step=Step.OPENED,
         details=details,
     )
+
+
+def inherit(record: Recovery, absorbed: Iterable[Recovery]) -> Recovery:
+    """Return an heir's record, with what those whom it absorbed began with drivers and did not end.
+
+    A driver that was unbound, because it has no callbacks, would otherwise never be bound again (P3): nobody drives
+    its function now, so nobody says so any more. One that prepared for a reset hears of its end.
+    """
+    told = {step: dict(votes) for step, votes in record.told.items()}
+    for one in absorbed:
+        for begun, ended in ((DriverStep.UNBIND, DriverStep.BIND), (DriverStep.RESET_PREPARE, DriverStep.RESET_DONE)):
+            done = one.told.get(ended, {})
+            left = {function: vote for function, vote in one.told.get(begun, {}).items() if function not in done}
+            if not left:
+                continue
+            told.setdefault(begun, {}).update(left)
+            if begun is DriverStep.UNBIND:
+                told.setdefault(DriverStep.ERROR_DETECTED, {}).update(dict.fromkeys(left, Vote.NO_HANDLER))
+    return msgspec.structs.replace(record, told=told)
 
 
 def record_of(context: Context, entry: Entry | None) -> Recovery | None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from shared.pcie import Address, Topology
 from shared.protocol import Refused
-from shared.protocol.fabric import Open, Reach, Result
+from shared.protocol.fabric import FunctionOutcome, Open, Reach, Result
 from shared.protocol.facts import What
 from shared.protocol.requests import Cause, Channel, DriverStep, Vote
 from shared.recovery import Step, Verified, settle
@@ -32,7 +32,9 @@ class RecoveryWork(Work):
     ) -> None:
         super().__init__(context, fabric, topology, handle, journal)
         self._plan = PLANS[Cause(handle.lease.cause)]
-        self._reset = self._plan.reset or handle.lease.reach is Reach.RESET
+        owed = handle.lease.debts  # by whom it absorbed: a link that is held down is a reset, whatever the plan says
+        is_down = bool(owed.in_reset or owed.link_disabled or owed.contained)
+        self._reset = self._plan.reset or handle.lease.reach is Reach.RESET or is_down
         self._joinable = joinable(Step(journal.record.step))
         self._verified: Verified | None = None
         self._doing = {
@@ -140,12 +142,25 @@ class RecoveryWork(Work):
         """Let drivers go on, but those that have given up: they hear so."""
         here = self._here()
         without = frozenset(self._that(lambda vote: vote is Vote.NO_HANDLER))
+        await self.end_preparation(here)
         record = self.journal.record
         given_up = {function for function in here if gave_up(str(function), record.told, self.journal.unanswered)}
         lost = (*self._lost(), *given_up)
         await self.tell(DriverStep.ERROR_DETECTED, lost, Channel.PERM_FAILURE, told_as=PERM_FAILURE)
         going_on = tuple(function for function in here if function not in given_up | without)
         await self.tell(DriverStep.RESUME, going_on)
+
+    async def conclude(self, outcomes: Sequence[FunctionOutcome]) -> None:
+        """Judge, as all works do; but a function that was given up is not restored, although it answers by now."""
+        seen = self._verified
+        await super().conclude(
+            [
+                FunctionOutcome(function=one.function, result=Result.FAILED)
+                if seen is not None and one.result is Result.RECOVERED and seen.result(one.function) is not one.result
+                else one
+                for one in outcomes
+            ]
+        )
 
     # --- Who is meant ---
 

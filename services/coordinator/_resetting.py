@@ -48,6 +48,7 @@ class ResetWork(Work):
         """Do the work inside a lease that another work keeps and closes, when it is its turn there."""
         try:
             async with turn:
+                await self.look_around()
                 await self.perform()
             await self.conclude(self._outcomes)
         except (Fenced, RefusedError, BusError) as error:

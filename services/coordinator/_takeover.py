@@ -7,6 +7,7 @@ step that the journal names. What drivers have been told already is in the journ
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 import msgspec
 
@@ -20,7 +21,7 @@ from shared.recovery import Step
 from shared.runtime import LeaseHandle
 
 from ._holds import HoldWork
-from ._journal import Journal, blank, record_of
+from ._journal import Journal, blank, inherit, record_of
 from ._plan import PLANS, Chosen, choose
 from ._recovering import RecoveryWork
 from ._resetting import FUNCTION, INSIDE, METHOD, ResetWork
@@ -28,21 +29,37 @@ from ._votes import verdict
 from ._work import Work
 from ._works import Works
 
+_RESUMABLE: Final = frozenset(str(step) for step in Step if step is not Step.CLOSED)  # as a journal names them
+
 
 async def adopt(works: Works, lease: Lease, ended: Callable[[], object]) -> None:
     """Adopt an open lease and go on with its work. Raises RefusedError if it is open no more."""
     if works.find(lease.id) is not None:
         return
-    handle = await works.fabric.adopt(lease.id)
-    found = record_of(works.context, await works.context.bus.get(subjects.recovery_key(works.context.host, lease.port)))
-    record = found if found is not None and found.lease == lease.id else blank(handle.lease)
-    _go_on(works, handle, record, ended)
+    # The journal first, which only the host's owner writes: whoever cannot read it leaves the lease to fall silent.
+    record = await _record_of(works, lease)
+    _go_on(works, await works.fabric.adopt(lease.id), record, ended)
+
+
+async def _record_of(works: Works, lease: Lease) -> Recovery:
+    """Return a lease's journal; for one who died before he wrote any, a blank one with what those absorbed left."""
+    found = await _journal_of(works, lease.port)
+    if found is not None and found.lease == lease.id:
+        return found
+    absorbed = {one.lease.id for one in (await works.fabric.leases()).retired if one.absorbed_by == lease.id}
+    entries = await works.context.bus.keys(f"recovery.{works.context.host}.") if absorbed else ()
+    records = (record_of(works.context, entry) for entry in entries)
+    return inherit(blank(lease), (one for one in records if one is not None and one.lease in absorbed))
+
+
+async def _journal_of(works: Works, port: Address) -> Recovery | None:
+    return record_of(works.context, await works.context.bus.get(subjects.recovery_key(works.context.host, port)))
 
 
 async def reopen(works: Works, record: Recovery, retired: RetiredLease | None, ended: Callable[[], object]) -> None:
     """Finish a journal whose lease is gone: tell the drivers what they have not been told, under a new lease."""
-    if works.find(record.lease) is not None:
-        return
+    if works.find(record.lease) is not None or await _journal_of(works, record.port) != record:
+        return  # it was closed, or gone on with, since the survey read it
     journal = Journal(works.context, record)
     heir = retired.absorbed_by if retired else None
     untold = record.rank in {Rank.RECOVERY, Rank.USER} and record.step != Step.CLOSE
@@ -62,9 +79,9 @@ async def reopen(works: Works, record: Recovery, retired: RetiredLease | None, e
     reply = await works.fabric.open(command)
     if isinstance(reply, Refused):
         return  # somebody covers the port: the next survey tries again, or finds the journal overwritten
-    await works.absorbed(reply.absorbed, reply.lease.id, record.port)
+    left = await works.absorbed(reply.absorbed, reply.lease.id, record.port)
     details = {**record.details, "continues": record.lease}
-    again = msgspec.structs.replace(record, lease=reply.lease.id, details=details)
+    again = inherit(msgspec.structs.replace(record, lease=reply.lease.id, details=details), left)
     _go_on(works, LeaseHandle(reply.lease), again, ended)
 
 
@@ -75,10 +92,13 @@ def _go_on(works: Works, handle: LeaseHandle, record: Recovery, ended: Callable[
 
 
 def _work(works: Works, handle: LeaseHandle, record: Recovery) -> Work:
-    """Return the work that lease and record speak of. Causes of another version are closed as a hold would be."""
+    """Return the work that lease and record speak of. Causes and steps of another version are closed as a hold would be.
+
+    Whatever the journal says, the lease must not be lost to it: it would be adopted for ever and nothing follow.
+    """
     journal = Journal(works.context, record)
     common = (works.context, works.fabric, works.topology, handle, journal)
-    if record.rank is Rank.RECOVERY and record.cause in PLANS:
+    if record.rank is Rank.RECOVERY and record.cause in PLANS and record.step in _RESUMABLE:
         return RecoveryWork(*common)
     if record.rank is Rank.USER:
         function = record.details.get(FUNCTION)

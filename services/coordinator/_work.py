@@ -110,10 +110,15 @@ class Work(ABC):
             await asyncio.wait({working, losing})
 
     async def _to_the_end(self) -> tuple[FunctionOutcome, ...]:
+        await self.look_around()
         await self.perform()
         await self.enter(Step.CLOSE)
         self._closing = True
         return await self._close()
+
+    async def look_around(self) -> None:
+        """Read the topology that the lease was opened over: the one we were made with may be a card behind (P3)."""
+        self.topology = await self.fabric.topology()
 
     async def _close(self) -> tuple[FunctionOutcome, ...]:
         """Have the fabric verify, drain, unmask and retire. A reset bit that is still set is rolled forward first."""
@@ -249,6 +254,11 @@ class Work(ABC):
 
         call = Call(step, asked, channel, self.id, self.handle.token)
         await self._drivers.call(call, hear, waiting)
+
+    async def end_preparation(self, functions: Sequence[Address]) -> None:
+        """Tell reset_done to those who heard reset_prepare of a reset whose lease this one has absorbed."""
+        prepared = self.journal.told(DriverStep.RESET_PREPARE)
+        await self.tell(DriverStep.RESET_DONE, tuple(one for one in functions if str(one) in prepared))
 
     @property
     def functions(self) -> tuple[Address, ...]:

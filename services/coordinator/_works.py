@@ -10,6 +10,7 @@ from typing import Any
 
 from shared.pcie import Address, Topology
 from shared.protocol.facts import What
+from shared.protocol.records import Recovery
 from shared.protocol.requests import Cause
 from shared.runtime import BusError, Context, FabricClient
 
@@ -26,12 +27,17 @@ class Works:
         self.topology = topology
         self._running: dict[str, tuple[Work, asyncio.Task[None]]] = {}
         assert context.ownership is not None
-        self._tenure = context.ownership.tenure
+        self._ownership = context.ownership
         self._count = count(1)
 
     def new_id(self, kind: str, port: Address) -> str:
         """Return an id that no lease ever had: revisions start again when NATS forgets (K7), a tenure's nonce does not."""
-        return f"{kind}-{port.token}-{self._tenure}-{next(self._count)}"
+        return f"{kind}-{port.token}-{self._ownership.tenure}-{next(self._count)}"
+
+    @property
+    def owned(self) -> bool:
+        """Whether the host is ours at this moment: nothing is begun by one who was frozen and finds himself deposed."""
+        return self._ownership.held
 
     def find(self, lease: str) -> Work | None:
         """Return the work under this lease, if it is ours and under way."""
@@ -58,8 +64,12 @@ class Works:
 
         task.add_done_callback(done)
 
-    async def absorbed(self, leases: tuple[str, ...], heir: str, port: Address) -> None:
-        """Stop the works whose leases an heir has absorbed, and journal so where the heir's record does not stand."""
+    async def absorbed(self, leases: tuple[str, ...], heir: str, port: Address) -> tuple[Recovery, ...]:
+        """Stop the works whose leases an heir has absorbed, and journal so where the heir's record does not stand.
+
+        Returns their journals: what drivers were told under them is the heir's to finish.
+        """
+        left = []
         for lease in leases:
             found = self._running.get(lease)
             if found is None:
@@ -67,10 +77,12 @@ class Works:
             work, task = found
             task.cancel()
             await asyncio.wait({task})
+            left.append(work.journal.record)
             work.say(What.RECOVERY_CLOSED, absorbed_by=heir, verdicts={})
             if work.port != port:
                 with contextlib.suppress(BusError):  # whoever next surveys the journals finds it open, and closes it
                     await work.journal.close({}, absorbed_by=heir)
+        return tuple(left)
 
     async def finish(self, within_s: float) -> None:
         """Give what runs time to end, then stop it: ledger and journal hold what a successor needs."""

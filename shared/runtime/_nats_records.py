@@ -29,6 +29,7 @@ FACTS_MAX: Final = 1_000_000  # the oldest go first; some 300 MB
 _BUCKET_STREAM: Final = f"KV_{subjects.BUCKET}"
 _PREFIX: Final = f"$KV.{subjects.BUCKET}."
 _LISTED_AT_ONCE: Final = 64
+_SERVER_MIN: Final = (2, 11)  # the first that knows _EXPECTED_SUBJECT
 _EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
 _EXPECTED_SUBJECT: Final = "Nats-Expected-Last-Subject-Sequence-Subject"
 _TOMBSTONE_HEADERS: Final = ("KV-Operation", "Nats-Marker-Reason")
@@ -51,6 +52,7 @@ class Streams:
             reconnects: int = self._client.stats["reconnects"]
             if self._seen_at == reconnects:
                 return
+            self._check_server()
             for config in _CONFIGS:
                 await self._create(config)
             self._seen_at = reconnects
@@ -58,6 +60,17 @@ class Streams:
     def doubt(self) -> None:
         """Look again before the next use: something said that a stream is missing."""
         self._seen_at = None
+
+    def _check_server(self) -> None:
+        """Refuse a server that does not know `Nats-Expected-Last-Subject-Sequence-Subject`.
+
+        It would ignore it, and refuse every journal of the very owner: a lease would be adopted for ever, and no step
+        of its recovery follow.
+        """
+        version = self._client.connected_server_version
+        if (version.major, version.minor) < _SERVER_MIN:
+            needed = ".".join(map(str, _SERVER_MIN))
+            raise BusUnreachable(f"the NATS server is {version.major}.{version.minor}: {needed} or later is needed")
 
     async def _create(self, config: api.StreamConfig) -> None:
         with translated(self._client, f"stream {config.name}"):

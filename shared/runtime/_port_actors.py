@@ -210,8 +210,12 @@ class PortActors:
 
     def _interrupt(self, incoming: Incoming) -> None:
         message = incoming.message
-        if isinstance(message, Interrupt) and message.port in self._running:
+        if not isinstance(message, Interrupt):
+            return
+        if message.port in self._running:
             self._running[message.port][0].wake(Wake.INTERRUPT)
+        else:
+            self.changed()  # hardware that was not there when the topology was read
 
     def _ended(self, incoming: Incoming) -> None:
         fact = incoming.message

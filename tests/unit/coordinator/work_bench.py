@@ -10,7 +10,7 @@ import structlog
 
 from services.coordinator._journal import Journal, blank
 from services.coordinator._recovering import RecoveryWork
-from shared.pcie import Address, Value
+from shared.pcie import Address, Topology, Value
 from shared.protocol import Message, Reason, Refused
 from shared.protocol.fabric import Closed, Condition, FunctionOutcome, Lease, Opened, Operation, Reach, Result, Verb
 from shared.protocol.records import Recovery
@@ -87,6 +87,9 @@ class WorkBench:
         return usual.get(step, Vote.NONE)
 
     # --- Fabric client ---
+
+    async def topology(self) -> Topology:
+        return self.bench.topology
 
     async def execute(
         self, handle: LeaseHandle, operations: Sequence[Operation], provided: Sequence[Condition] = ()

@@ -63,6 +63,7 @@ class SlotActor(Keeper):
         self._function = shop.topology.get(port)
         self._begun = False
         self._deferring = False
+        self._decided = False  # the last look could judge the slot, and so may thaw its channels
         self._operation: SlotOperation | None = None
         self._retry_at: float | None = None  # when a card that was silent is tried again
         self._retry_after = self.context.settings.reconcile_s
@@ -109,11 +110,13 @@ class SlotActor(Keeper):
         if self.shop.topology.find(self.port) is None:
             return
         for _ in range(_ROUNDS_MAX):
-            if not await self._round(wakes):
+            survey = await self._round(wakes)
+            if survey is not None:
                 break
         else:
+            survey = await self.survey()
             self.again(_LATER_S)
-        await self.follow_recoveries(await self.survey())
+        await self.follow_recoveries(survey, thaw=self._decided)
         self.progressed()
         self.events.rearm()
 
@@ -139,6 +142,7 @@ class SlotActor(Keeper):
                 identity=compare(
                     survey.findings.values(),
                     reseated=reseated(slot_status=reading.status, slot_control=reading.control),
+                    latched=bool(reading.latched),
                 ),
             )
         )
@@ -150,22 +154,23 @@ class SlotActor(Keeper):
         """Whether the slot counts as occupied; during an operation the registry tells."""
         return bool(self.devices()) if self.state in _WORKING else self.state in OCCUPIED
 
-    async def _round(self, wakes: frozenset[Wake]) -> bool:
-        """Look once and act on it; tell whether to look again at once."""
+    async def _round(self, wakes: frozenset[Wake]) -> Survey | None:
+        """Look once and act on it; return what was seen, or None to look again at once."""
         if not self._begun:
             await self._begin()
         self._follow_registry("the registry says so")
         found = await self.examine()
         verdict = found.row.verdict
+        self._decided = verdict not in {Verdict.READ_AGAIN, Verdict.DEFER}
         if await self.adopt_orphans(found.survey.leases):
-            return True
-        if verdict in {Verdict.READ_AGAIN, Verdict.DEFER}:
+            return None
+        if not self._decided:
             await self._defer(found)
-            return False
+            return found.survey
         self._deferring = False
         if await self._reconcile(found) or await self.events.handle(found, wakes) or await self.asks.handle(found):
-            return True
-        return await self._act(found)
+            return None
+        return None if await self._act(found) else found.survey
 
     async def _defer(self, found: Look) -> None:
         """Leave everything latched; say so once per episode, if there is anything to say."""

@@ -188,6 +188,10 @@ def _writes(function: Function, made: Plan, line: int | None) -> list[Operation]
         writes.append(write(address, r.MEMORY_LIMIT.offset, 2, window.limit >> 16 & 0xFFF0))
     if line is not None:
         writes.append(write(address, r.INTERRUPT_LINE.offset, 1, line))
+    if function.kind.is_bridge:
+        # Without it no ERR_FATAL and ERR_NONFATAL of what is below the bridge gets through (pci_configure_serr).
+        forward = int(r.BridgeControl.SERR)
+        writes.append(modify(address, r.BRIDGE_CONTROL.offset, 2, mask=forward, value=forward))
     if caps.express:
         offset = caps.express + r.DEVICE_CONTROL.offset
         writes.append(modify(address, offset, 2, mask=_REPORTING, value=_REPORTING))

@@ -16,7 +16,7 @@ class Identities(StrEnum):
     """The functions of the slot against the registry."""
 
     SAME = "same"
-    DIFFERENT = "different"  # another device answers, or the same card was out in between (out-of-band presence)
+    DIFFERENT = "different"  # another device answers, or the same one was out in between: presence or setup tell
     SILENT = "silent"  # a registered function does not answer (yet)
 
 

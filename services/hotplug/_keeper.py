@@ -190,20 +190,27 @@ class Keeper(PortActor):
             judged |= {(lease.id, device.function) for lease in ended}
         return frozenset(told)
 
-    async def follow_recoveries(self, survey: Survey) -> None:
-        """Freeze what a recovery covers, thaw what none does any more, and count the drivers that it bound again."""
+    async def follow_recoveries(self, survey: Survey, *, thaw: bool = True) -> None:
+        """Freeze what a recovery covers, thaw what none does any more, and count the drivers that it bound again.
+
+        Without `thaw` nothing becomes normal: who froze it may be right, as nobody could look.
+        """
         topology = self.shop.topology
         paths = {device.function: chain(device.function, topology) for device in self.devices()}
-        ports = dict.fromkeys(port for path in paths.values() for port in path)
+        # A journal stands under the port of its lease: below a port, no other function has one.
+        holders = {one: topology.lease_port(one) for path in paths.values() for one in path}
+        ports = [one for one, port in holders.items() if port is None or port.address == one]
         known = await journals(self.context.bus, self.context.host, ports)
         for device in self.devices():
             path = paths[device.function]
-            await self._channel(device, survey, known, path)
+            await self._channel(device, survey, known, path, thaw=thaw)
             fresh = known.rebound(device, path)
             if fresh:
                 await self.shop.registry.rebound(device.function, known.counted(path), lease=fresh[0])
 
-    async def _channel(self, device: Device, survey: Survey, known: Journals, path: tuple[Address, ...]) -> None:
+    async def _channel(
+        self, device: Device, survey: Survey, known: Journals, path: tuple[Address, ...], *, thaw: bool
+    ) -> None:
         lease = survey.leases.over(device.function)
         unfinished = known.unfinished(path)
         if lease is not None and lease.reach is Reach.RESET:
@@ -211,7 +218,7 @@ class Keeper(PortActor):
         elif unfinished is not None:
             await self.set_channel(device, Channel.FROZEN, lease=unfinished, why="its callbacks are not finished")
             self.again(_DEFERRED_LOOK_S)
-        else:
+        elif thaw:
             await self.set_channel(device, Channel.NORMAL, lease=None, why="nothing covers it")
 
     async def set_channel(self, device: Device, channel: Channel, *, lease: str | None, why: str) -> None:

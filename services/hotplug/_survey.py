@@ -10,7 +10,7 @@ from shared.pcie import Address, Function, Topology, Value
 from shared.protocol import decode, subjects
 from shared.protocol.fabric import Lease, LeaseList, Rank, Reach, Result, RetiredLease, Role
 from shared.protocol.records import Device, Recovery, RecoveryState, Verdict
-from shared.recovery import Finding, find, identity_reads
+from shared.recovery import Finding, command_read, find, identity_reads
 from shared.runtime import Bus, FabricClient
 
 from ._judge import Identities
@@ -91,7 +91,10 @@ def removed_by(ended: Iterable[RetiredLease], function: Address) -> bool:
 
 
 async def findings(fabric: FabricClient, topology: Topology, devices: Iterable[Device]) -> dict[Address, Finding]:
-    """Ask every registered function who it is, in one step. One that the topology has lost does not answer."""
+    """Ask every registered function who it is, in one step. One that the topology has lost does not answer.
+
+    Whatever is registered was set up at that time.
+    """
     found: dict[Address, Finding] = {}
     known = []
     for device in devices:
@@ -102,18 +105,24 @@ async def findings(fabric: FabricClient, topology: Topology, devices: Iterable[D
             known.append((function, device))
     if not known:
         return found
-    reads = [(function, device, identity_reads(function)) for function, device in known]
+    reads = [
+        (function, device, (*identity_reads(function), command_read(device.function))) for function, device in known
+    ]
     held: tuple[Value, ...] = await fabric.read([operation for _, _, operations in reads for operation in operations])
     at = 0
     for function, device, operations in reads:
-        found[device.function] = find(function, device.identity, held[at : at + len(operations)])
+        *sent, command = held[at : at + len(operations)]
+        found[device.function] = find(function, device.identity, tuple(sent), command)
         at += len(operations)
     return found
 
 
-def compare(found: Collection[Finding], *, reseated: bool) -> Identities:
-    """Compare a slot with the registry. Functions under a lease further down are not in `found`: their turn comes."""
-    if found and reseated:
+def compare(found: Collection[Finding], *, reseated: bool, latched: bool) -> Identities:
+    """Compare a slot with the registry. Functions under a lease further down are not in `found`: their turn comes.
+
+    After a change (`latched`) a function that is not set up any more was out, or reset by nobody who would restore it.
+    """
+    if found and (reseated or (latched and any(finding.unset for finding in found))):
         return Identities.DIFFERENT
     if any(finding.answers and not finding.same for finding in found):
         return Identities.DIFFERENT

@@ -67,11 +67,20 @@ class Work:
     async def _forget_surprise(self, operation: SlotOperation) -> None:
         """Clear the Surprise Down that the removal logged, or the next card's first error would be blamed on it."""
         port = self._port
-        if port.capabilities.aer:
-            at = port.capabilities.aer + r.UNCORRECTABLE_STATUS.offset
-            await operation.do(
-                write(port.address, at, r.UNCORRECTABLE_STATUS.width, int(r.Uncorrectable.SURPRISE_DOWN))
-            )
+        caps = port.capabilities
+        if not caps.aer:
+            return
+        logged = (caps.aer + r.UNCORRECTABLE_STATUS.offset, r.UNCORRECTABLE_STATUS.width)
+        surprise = int(r.Uncorrectable.SURPRISE_DOWN)
+        (status,) = await operation.do(read(port.address, *logged))
+        if not answered(status) or not status & surprise:
+            return
+        writes = [write(port.address, *logged, surprise)]
+        if status == surprise:
+            # Device Status tells of no other uncorrectable error than this one.
+            detected = int(r.DeviceStatus.FATAL_DETECTED | r.DeviceStatus.NONFATAL_DETECTED)
+            writes.append(write(port.address, caps.express + r.DEVICE_STATUS.offset, r.DEVICE_STATUS.width, detected))
+        await operation.do(*writes)
 
     async def switch_off(self, operation: SlotOperation, why: str) -> None:
         """Remove every function behind the slot safely: drivers first, while their devices still answer."""

@@ -5,6 +5,9 @@ import itertools
 import pytest
 
 from services.hotplug._judge import ROWS, Identities, Verdict, View, judge
+from services.hotplug._survey import compare
+from shared.pcie import Address
+from shared.recovery import Finding
 
 BOOLS = [name for name in View.__struct_fields__ if name != "identity"]
 
@@ -72,3 +75,10 @@ def test_a_slot_switched_off_on_purpose_stays_off_until_something_changes() -> N
 def test_no_latch_is_left_behind_by_a_verdict_that_does_nothing() -> None:
     """Scenario 11: an edge comes only after status and enable have been zero."""
     assert not [one for one in everything() if one.latched and judge(one).verdict is Verdict.NOTHING]
+
+
+def test_p4_a_device_that_is_not_set_up_any_more_is_another_only_if_something_has_latched() -> None:
+    """Who owns a device may switch its memory space off; then no link and no presence has changed."""
+    unset = Finding(function=Address.parse("01:00.0"), answers=True, unset=True)
+    assert compare([unset], reseated=False, latched=True) is Identities.DIFFERENT
+    assert compare([unset], reseated=False, latched=False) is Identities.SAME

@@ -19,6 +19,7 @@ from typing import Final, Self
 import msgspec
 
 from . import _nats_server
+from ._exit import ExitCode, Failure
 from ._process import OnLine, Process, ProcessError
 
 # In the order in which they are stopped: whoever asks goes before whoever answers.
@@ -91,7 +92,11 @@ class Fleet:
 
     async def start(self) -> None:
         """Start the bus, then all services at once; return when all are ready. Raises ProcessError or Failure."""
-        self.state_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            self.state_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            text = f"state directory {self.state_dir} cannot be made ({error.strerror}); name another with --state"
+            raise Failure(ExitCode.USAGE, text) from error
         await self.start_bus()
         # The machine and the fabric come first only in the order of starting: each waits for what it needs.
         for service in reversed(SERVICES):

@@ -80,7 +80,7 @@ class Progress:
         fact = incoming.message
         assert isinstance(fact, Fact)
         if fact.what is What.RECOVERY_CLOSED and fact.lease is not None:
-            with contextlib.suppress(ProtocolError):  # a forged fact tells nothing
+            with contextlib.suppress(ProtocolError):
                 self.ended[fact.lease] = from_builtins(fact.data.get("verdicts"), dict[str, Verdict])
         if self._lease is None:
             self._early.append(fact)
@@ -96,17 +96,19 @@ class Progress:
 async def closed(session: Session, port: Address, lease: str, progress: Progress) -> Outcome:
     """Wait until `lease` is closed. Raises Failure when the time that the user gave is over.
 
-    A lease that was absorbed ends as its heir does. Services that restart meanwhile are waited for.
+    The record decides. A fact may be forged: it counts only where nothing else is left that speaks of the lease, as
+    of a reset inside a hold whose record the hold has overwritten. A lease that was absorbed ends as its heir does.
+    Services that restart meanwhile are waited for.
     """
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(session.timeout_s):
             answered = loop.time()
             while True:
-                if lease in progress.ended:
-                    return Outcome(lease, str(port), progress.ended[lease])
                 try:
                     outcome = await _recorded(session, port, lease)
+                    if outcome is None and lease in progress.ended and not await _under_way(session, port, lease):
+                        outcome = Outcome(lease, str(port), progress.ended[lease])
                     if outcome is not None:
                         return outcome
                     port, lease = await _heir(session, port, lease)
@@ -134,6 +136,14 @@ async def _recorded(session: Session, port: Address, lease: str) -> Outcome | No
             verdicts = {str(o.function): VERDICT_OF_RESULT[o.result] for o in retired.outcomes}
             return Outcome(lease, str(port), verdicts)
     return None
+
+
+async def _under_way(session: Session, port: Address, lease: str) -> bool:
+    """Tell whether the record or the fabric says that the lease is still open."""
+    record = await session.recovery(port)
+    if record is not None and record.lease == lease and record.state is RecoveryState.OPEN:
+        return True
+    return any(found.id == lease for found in (await session.leases()).leases)
 
 
 async def _heir(session: Session, port: Address, lease: str) -> tuple[Address, str]:

@@ -17,7 +17,7 @@ OnLine = Callable[[str, str], None]  # name of the process, one line without its
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 _LINE_MAX: Final = 1 << 22  # bytes; a log line that is longer is a defect
 _LAST_LINES: Final = 4  # kept for the message when a process ends before it is ready
-_SAID_MAX: Final = 400  # characters of each
+_SAID_MAX: Final = 800  # characters of each: what is to be done stands at the end of a message
 
 _libc: Final = ctypes.CDLL(None) if sys.platform == "linux" else None
 

@@ -149,12 +149,13 @@ class _Show:
         self._first: Fact | None = None
 
     def plan(self, planned: Plan) -> None:
+        """Say what could not be read of the log, to programs too: on stderr then."""
         for broken in planned.broken:
-            self.say(f"{planned.log}: {broken}")
+            self._print(f"{planned.log}: {broken}")
 
     def say(self, text: str) -> None:
         if not self._quiet:
-            self._out.print(Text(text, style="dim"), soft_wrap=True)
+            self._print(text)
 
     def fact(self, fact: Fact) -> None:
         text = sentence(fact)
@@ -165,6 +166,9 @@ class _Show:
         self._out.print(
             Text.assemble((f"{since:+8.2f} s  ", "dim"), (f"{fact.service:<12}", "cyan"), text), soft_wrap=True
         )
+
+    def _print(self, text: str) -> None:
+        self._out.print(Text(text, style="dim"), soft_wrap=True)
 
 
 def _show_verdicts(out: Console, result: Replayed) -> None:

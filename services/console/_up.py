@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -18,6 +19,9 @@ from ._output import console, plain, print_json, tell
 from ._process import ProcessError
 
 _RESTART_PAUSE_S: Final = 1.0
+# How a service says that what it was given is wrong: settings, a topology, or (fabric) a ledger damaged, not writable,
+# or another fabric's.
+_OF_INPUT: Final = frozenset({ExitCode.USAGE, os.EX_DATAERR, os.EX_IOERR, os.EX_TEMPFAIL})
 _FIRST_KEYS: Final = frozenset({"at", "timestamp", "level", "service", "event"})
 _WORTH_A_LINE: Final = ("[WRN]", "[ERR]", "[FTL]")  # of nats-server; the rest of what it says is routine
 _STYLES: Final = {
@@ -50,7 +54,7 @@ async def up(topology: Path, *, port: int | None, state: Path | None, host: str,
     except asyncio.CancelledError:
         return ExitCode.OK
     except ProcessError as error:
-        raise Failure(ExitCode.USAGE if error.code == ExitCode.USAGE else ExitCode.INTERNAL, str(error)) from error
+        raise Failure(ExitCode.USAGE if error.code in _OF_INPUT else ExitCode.INTERNAL, str(error)) from error
     raise AssertionError("a fleet runs until it is told to stop")
 
 

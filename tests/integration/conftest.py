@@ -40,3 +40,12 @@ async def bench(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Bench
     options = {"environment": {"HOLDFAST_DRIVER_S": "3", "HOLDFAST_BUTTON_S": "1"}}
     async with start((TOPOLOGIES / "bench.toml").read_text(), directory, **options) as running:
         yield running
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def attacked(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Bench]:
+    """One fleet for the attacks on the ports of `attack.toml`: it polls often, and changes owners quickly."""
+    directory = tmp_path_factory.mktemp("attacked")
+    quick = {"HOLDFAST_DRIVER_S": "3", "HOLDFAST_OWNER_S": "1", "HOLDFAST_RECONCILE_S": "2"}
+    async with start((TOPOLOGIES / "attack.toml").read_text(), directory, environment=quick) as running:
+        yield running

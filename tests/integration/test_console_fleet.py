@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 import pytest_asyncio
 
 from services.console._exit import ExitCode
-from shared.pcie.registers import SLOT_MASKED
+from tests.integration.cli import COMMAND_S, Cli
 from tests.integration.fleet import Bench, start
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -45,37 +41,6 @@ serial = "{SERIAL}"
 bars = [0x4000]
 driver = {{name = "nvme"}}
 """
-COMMAND_S = 60.0
-
-
-class Cli:
-    """Runs `holdfast` against one bench."""
-
-    def __init__(self, bench: Bench) -> None:
-        self.environment = {**os.environ, "HOLDFAST_NATS_URL": bench.fleet.url}
-
-    async def start(self, *arguments: str) -> asyncio.subprocess.Process:
-        return await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "services.console",
-            *arguments,
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-
-    async def run(self, *arguments: str) -> tuple[int, str, str]:
-        process = await self.start(*arguments)
-        out, err = await asyncio.wait_for(process.communicate(), COMMAND_S)
-        assert process.returncode is not None
-        return process.returncode, out.decode(), err.decode()
-
-    async def json(self, *arguments: str) -> Any:
-        code, out, err = await self.run(*arguments, "--json")
-        assert code == 0, err
-        return json.loads(out)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -129,62 +94,6 @@ async def test_a_reset_shows_its_steps_and_keeps_the_device(bench: Bench) -> Non
     assert await generation(bench) == before
 
 
-async def test_p2_a_hold_masks_while_its_command_runs_and_unmasks_after(bench: Bench, tmp_path: Path) -> None:
-    started, finish = tmp_path / "started", tmp_path / "finish"
-    script = f"touch {started}; while [ ! -e {finish} ]; do sleep 0.02; done; exit 5"
-    process = await Cli(bench).start("hold", "Slot(4)", "--", "sh", "-c", script)
-    await bench.eventually(lambda: exists(started), "the command runs")
-    control = await bench.slot_control(PORT)
-    assert control is not None
-    assert not control & SLOT_MASKED
-    finish.touch()
-    await asyncio.wait_for(process.communicate(), COMMAND_S)
-    assert process.returncode == 5
-    control = await bench.slot_control(PORT)
-    assert control is not None
-    assert control & SLOT_MASKED == SLOT_MASKED
-    assert not (await bench.leases()).leases
-
-
-async def exists(path: Path) -> bool | None:
-    return True if path.exists() else None  # noqa: ASYNC240 - a test may look at the disk
-
-
-async def test_p7_a_hold_that_a_recovery_absorbs_kills_its_command(bench: Bench, tmp_path: Path) -> None:
-    started, survived = tmp_path / "started", tmp_path / "survived"
-    script = f"echo $$ > {started}; sleep 30; touch {survived}"
-    process = await Cli(bench).start("hold", PORT, "--", "sh", "-c", script)
-    await bench.eventually(lambda: exists(started), "the command runs")
-    await bench.inject("dpc", PORT, reason="uncorrectable")
-    _, err = await asyncio.wait_for(process.communicate(), COMMAND_S)
-    assert process.returncode == ExitCode.HELD, err
-    assert not psutil.pid_exists(int(started.read_text()))
-    assert not survived.exists()
-
-
-async def test_a_terminated_hold_ends_its_command_and_releases(bench: Bench, tmp_path: Path) -> None:
-    started = tmp_path / "started"
-    process = await Cli(bench).start("hold", PORT, "--", "sh", "-c", f"echo $$ > {started}; sleep 30")
-    await bench.eventually(lambda: exists(started), "the command runs")
-    process.terminate()
-    await asyncio.wait_for(process.communicate(), COMMAND_S)
-    assert process.returncode == 128 + signal.SIGTERM
-    assert not (await bench.leases()).leases
-
-
-async def test_p4_another_card_after_a_hold_is_told_by_the_exit_code(bench: Bench) -> None:
-    before = await generation(bench)
-    holdfast = f"{sys.executable} -m services.console"
-    swap = f"""{holdfast} inject swap {PORT} --card '0.serial="55-cd-2e-41-50-00-00-99"'"""
-    code, _, err = await Cli(bench).run("hold", PORT, "--", "sh", "-c", swap)
-    assert code == ExitCode.REPLACED, err
-
-    async def registered_anew() -> bool | None:
-        return True if await generation(bench) == before + 1 else None
-
-    await bench.eventually(registered_anew, "the other card is registered")
-
-
 async def test_power_goes_off_and_on_again(bench: Bench) -> None:
     before = await generation(bench)
     code, _, err = await Cli(bench).run("power", "off", "slot:4", "--yes")
@@ -193,37 +102,6 @@ async def test_power_goes_off_and_on_again(bench: Bench) -> None:
     code, _, err = await Cli(bench).run("power", "on", "slot:4")
     assert code == ExitCode.OK, err
     assert await generation(bench) == before + 1
-
-
-async def test_history_is_what_watch_showed_line_for_line(bench: Bench) -> None:
-    cli = Cli(bench)
-    watching = await cli.start("watch", "--json")
-    assert watching.stdout is not None
-    first_line = asyncio.create_task(watching.stdout.readline())
-    while not first_line.done():  # it says nothing before the first fact that it hears
-        await cli.run("reset", DRIVE)
-    watched = [first_line.result()]
-    while b'"recovery.closed"' not in watched[-1]:
-        watched.append(await asyncio.wait_for(watching.stdout.readline(), COMMAND_S))
-    watching.terminate()
-    await watching.communicate()
-    _, history, _ = await cli.run("history", "--json")
-    lines = history.encode().splitlines(keepends=True)
-    first = lines.index(watched[0])
-    assert lines[first : first + len(watched)] == watched
-
-
-@pytest.mark.skipif(shutil.which("lspci") is None, reason="lspci is not installed")
-async def test_lspci_reads_a_dump_of_the_whole_host(bench: Bench) -> None:
-    code, dump, _ = await Cli(bench).run("dump")
-    assert code == ExitCode.OK
-    lspci = await asyncio.create_subprocess_exec(
-        "lspci", "-F", "/dev/stdin", "-vvv", stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    out, _ = await lspci.communicate(dump.encode())
-    assert b"Slot #4" in out
-    assert f"Device Serial Number {SERIAL[:-2]}".encode() in out
-    assert b"Downstream Port Containment" in out
 
 
 async def test_nothing_is_left_running(tmp_path: Path) -> None:

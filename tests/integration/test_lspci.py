@@ -10,7 +10,7 @@ from typing import Final, TypeAlias
 
 import pytest
 
-from shared.pcie import Function
+from shared.pcie import Address, Function
 from shared.pcie import registers as reg
 from shared.pcie.registers import Register
 from shared.protocol.facts import What
@@ -23,7 +23,6 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("lspci") is None, reason="lspci is not installed (apt-get install pciutils)"),
 ]
 
-SERIAL: Final = "00-11-22-33-44-55-0d-00"
 HELD: Final = "0000:00:0d.0"
 CONTAINED: Final = "0000:00:02.0"
 
@@ -148,12 +147,6 @@ async def test_lspci_decodes_every_function_and_prints_what_the_fabric_holds(ben
     seen = [await agrees(bench, function, printed[str(function.address)]) for function in topology]
     assert sum("SltCtl" in one for one in seen) == sum(function.slot is not None for function in topology)
     assert sum("DpcSta" in one for one in seen) == sum(bool(function.capabilities.dpc) for function in topology)
-    _, dump, _ = await Cli(bench).run("dump", "0d:00.0")
-    lspci = await asyncio.create_subprocess_exec(
-        "lspci", "-F", "/dev/stdin", "-vvv", stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    )
-    told, _ = await asyncio.wait_for(lspci.communicate(dump.encode()), 10)
-    assert f"Device Serial Number {SERIAL}".encode() in told
 
 
 async def test_p2_lspci_sees_the_mask_of_a_lease_and_the_enables_before_and_after_it(
@@ -161,7 +154,7 @@ async def test_p2_lspci_sees_the_mask_of_a_lease_and_the_enables_before_and_afte
 ) -> None:
     directory = tmp_path_factory.mktemp("lspci")
     started, finish = directory / "started", directory / "finish"
-    port = (await bench.topology()).get(next(one.address for one in await bench.topology() if str(one.address) == HELD))
+    port = (await bench.topology()).get(Address.parse(HELD))
 
     async def enabled() -> tuple[int, int]:
         shown = (await agrees(bench, port, (await dumped(bench, HELD, "0d:00.0"))[HELD]))["SltCtl"]
@@ -184,7 +177,7 @@ async def test_p9_while_a_port_is_contained_lspci_reads_it_and_is_given_nothing_
 ) -> None:
     """All ones is no answer: of a device that cannot be reached there is nothing to decode."""
     topology = await bench.topology()
-    port = next(one for one in topology if str(one.address) == CONTAINED)
+    port = topology.get(Address.parse(CONTAINED))
     await bench.inject("driver", "02:00.0", driver={"name": "mlx5_core", "delay_s": {"error_detected": 2.0}})
     async with keeps(bench, CONTAINED, resets=True):
         since = bench.mark()

@@ -27,6 +27,7 @@ FINISH_S: Final = 4.0  # for works under way when we are told to stop; less than
 # Each takeover of a lease waits twice as long as the one before: whoever needs no bus may end it first, but a mask for
 # which nobody else comes is not given up (P2).
 _DOUBLINGS_MAX: Final = 6
+_TOPOLOGY_S: Final = 1.0  # for one answer of the fabric: who is to stop must not wait for it
 _FIRST_ANSWER_S: Final = 0.2  # until the fabric is asked again at the start
 
 
@@ -35,7 +36,7 @@ async def host(context: Context) -> None:
     fabric = FabricClient(context.bus, context.host, Role.COORDINATOR, context.settings.instance)
     while not context.stopping.is_set():
         try:
-            works = Works(context, fabric, await fabric.topology())
+            works = Works(context, fabric, await fabric.topology(timeout_s=_TOPOLOGY_S))
         except (BusError, RefusedError) as error:
             context.log.info("waiting for the fabric", error=str(error) or repr(error))
             with contextlib.suppress(TimeoutError):
@@ -167,7 +168,6 @@ class Desk(Actor[Request]):
     async def _survey(self) -> None:
         """Find leases without work, and open journals without a lease; hand each to the actor of its port."""
         try:
-            self._works.topology = await self._fabric.topology()
             listed = await self._fabric.leases()
             entries = await self._context.bus.keys(f"recovery.{self._context.host}.")
         except (BusError, RefusedError) as error:

@@ -22,7 +22,7 @@ from ._survey import chain
 
 SERVICE: Final = "hotplug"
 _QUESTIONS: Final = ("power_on", "power_off", "status")
-_CONNECTION_LOOK_S: Final = 1.0
+_LAST_ANSWERS_S: Final = 1.0  # for answers under way when the service stops
 # Beside the hints that PortActors follows: a lease that opens freezes channels, and may have absorbed our own.
 _OPENINGS: Final = (What.LEASE_OPENED, What.LEASE_ABSORBED, What.LEASE_ADOPTED)
 
@@ -52,15 +52,13 @@ class Host:
         """Serve until the service stops."""
         await self._shop.registry.load()
         subscriptions = await self._subscribe()
-        watch = asyncio.create_task(self._watch_connection(), name="hotplug connection")
         try:
             await self._actors.run()
         finally:
-            watch.cancel()
             for subscription in subscriptions:
                 await subscription.close()
             if self._answers:
-                await asyncio.wait(self._answers, timeout=_CONNECTION_LOOK_S)
+                await asyncio.wait(self._answers, timeout=_LAST_ANSWERS_S)
 
     async def _subscribe(self) -> tuple[Subscription, ...]:
         bus, host = self._context.bus, self._context.host
@@ -106,17 +104,6 @@ class Host:
         task = asyncio.create_task(request.answer(reply))
         self._answers.add(task)
         task.add_done_callback(self._answers.discard)
-
-    async def _watch_connection(self) -> None:
-        """Have everybody look after a reconnect: hints were lost in between (P9)."""
-        before = self._context.bus.statistics().reconnects
-        while True:
-            await asyncio.sleep(_CONNECTION_LOOK_S)
-            now = self._context.bus.statistics().reconnects
-            if now != before:
-                before = now
-                for keeper in self._keepers.values():
-                    keeper.wake(Wake.POLL)
 
 
 def _port_of(subject: str) -> Address | None:

@@ -25,6 +25,7 @@ READY_POLL_MAX: Final = 0.25  # our own ceiling for the doubling poll
 # --- Containment (§6.2.11) ---
 RP_BUSY_MAX: Final = 1.0  # Linux dpc_wait_rp_inactive: HZ
 RP_BUSY_POLL: Final = 0.01
+CONTAINMENT_GRACE: Final = 1.0  # ours: for a recovery to take over, before a lease of lower rank releases containment
 
 # --- Slots (§6.7.3; Linux drivers/pci/hotplug/pciehp_*.c) ---
 COMMAND_COMPLETED_MAX: Final = 1.0  # §6.7.3.2: a hot-plug command completes within 1 s

@@ -94,6 +94,8 @@ class _Walk:
         self._topology = topology
         self._bounds = bounds
         self._disabled = frozenset(lease.debts.link_disabled)
+        # A containment under a user's reset or a hold is evidence of an error: its recovery comes first, if it comes.
+        self._grace_s = 0.0 if lease.rank is Rank.RECOVERY else timing.CONTAINMENT_GRACE
         slots = {slot.port: slot for slot in lease.slots}
         self._known = {
             saved.address: Known(function, saved, slots.get(saved.address))
@@ -121,7 +123,8 @@ class _Walk:
         for _ in range(RELEASE_TRIES):
             self._forget(port)
             yield Note(Step.RELEASE, {"port": str(port.address)})
-            state = yield from release(port, clear_disable=expected or port.address in self._disabled)
+            clear_disable = expected or port.address in self._disabled
+            state = yield from release(port, clear_disable=clear_disable, grace_s=self._grace_s)
             if state is not PortState.UP:
                 return state
             if not expected:

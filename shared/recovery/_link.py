@@ -55,8 +55,11 @@ def look_at(port: Function) -> Logic[PortView | None]:
     return port_view(port, values((yield Do(port_reads(port)))))
 
 
-def release(port: Function, *, clear_disable: bool) -> Logic[PortState]:
-    """Clear Secondary Bus Reset, Link Disable and containment, in this order. UP: nothing holds the link down."""
+def release(port: Function, *, clear_disable: bool, grace_s: float = 0.0) -> Logic[PortState]:
+    """Clear Secondary Bus Reset, Link Disable and containment, in this order. UP: nothing holds the link down.
+
+    `grace_s`: how long to leave containment to a recovery, which would absorb the lease that runs this.
+    """
     view = yield from look_at(port)
     if view is None:
         return PortState.NO_ANSWER
@@ -68,6 +71,11 @@ def release(port: Function, *, clear_disable: bool) -> Logic[PortState]:
         bit = int(LinkControl.LINK_DISABLE)
         offset = port.capabilities.express + LINK_CONTROL.offset
         yield Do((modify(port.address, offset, LINK_CONTROL.width, mask=bit, value=0),))
+    if view.contained and grace_s:
+        yield Pause(grace_s, "a recovery of the containment")
+        view = yield from look_at(port)
+        if view is None:
+            return PortState.NO_ANSWER
     if view.contained:
         return (yield from _release_containment(port, view))
     return PortState.UP

@@ -23,6 +23,7 @@ from .bus import BusError, Incoming, Subscription
 
 RETRY_FIRST_S: Final = 0.1
 RETRY_MAX_S: Final = 5.0
+TOPOLOGY_S: Final = 1.0  # for one answer of the fabric: a service that is to stop must not wait for it
 CONNECTION_LOOK_S: Final = 1.0  # how often the bus is asked whether it has reconnected
 
 # A lease or a recovery that ends, by whatever way, may leave behind what it was not about.
@@ -168,7 +169,7 @@ class PortActors:
     async def _refresh(self) -> bool:
         """Read the topology, begin and end actors accordingly, and have the others look. False: it is not known."""
         try:
-            self.topology = await self.fabric.topology()
+            self.topology = await self.fabric.topology(timeout_s=TOPOLOGY_S)
         except (BusError, RefusedError) as trouble:
             self.context.log.warning("topology unknown", why=str(trouble) or repr(trouble))
             asyncio.get_running_loop().call_later(RETRY_MAX_S if self._running else RETRY_FIRST_S, self.changed)

@@ -130,7 +130,7 @@ async def test_p3_a_link_that_flaps_is_no_removal(bench: Bench, for_s: float) ->
         since = bench.mark()
         async with keeps(bench, port):
             await bench.inject("link_flap", port, for_s=for_s)
-            await bench.wait_fact(What.DEVICE_KEPT, since=since)
+            await bench.wait_fact(What.DEVICE_KEPT, port, since=since)
         assert not await pending(bench, port)
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from shared.pcie import Address
+from shared.pcie import Address, timing
 from shared.pcie import registers as reg
 from shared.protocol.fabric import Rank, Reach, Result
 from shared.recovery import Bounds, PortState, Step, roll_forward, settle
@@ -200,6 +200,20 @@ def test_a_new_containment_while_functions_are_awaited_is_released_again() -> No
     bench.trigger(ROOT)
     bench.at.append((0.3, lambda: bench.trigger(ROOT)))
     assert all_recovered(bench)
+
+
+@pytest.mark.parametrize(("rank", "waits"), [(Rank.USER, True), (Rank.EXTERNAL, True), (Rank.RECOVERY, False)])
+def test_containment_is_left_to_its_recovery_before_a_lower_rank_releases_it(rank: Rank, waits: bool) -> None:
+    """A fault during a user's reset must not be swallowed: its recovery absorbs the lease meanwhile, if it comes."""
+    bench = ForwardBench()
+    bench.trigger(ROOT)
+    still_contained: list[int] = []
+    bench.at.append(
+        (timing.CONTAINMENT_GRACE / 2, lambda: still_contained.append(bench.get(ROOT, DPC_STATUS) & TRIGGER))
+    )
+    assert {one.result for one in bench.roll(bench.lease(rank=rank)).outcomes} == {Result.RECOVERED}
+    assert not bench.get(ROOT, DPC_STATUS) & TRIGGER
+    assert (TRIGGER in still_contained) is waits
 
 
 @pytest.mark.parametrize(("swapped", "same"), [(CARD, NESTED), (NESTED, CARD)])

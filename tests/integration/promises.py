@@ -70,6 +70,31 @@ def p1_mask_before_reset(facts: Iterable[Fact], topology: Topology) -> int:
     return resets
 
 
+def p2_closed_in_order(facts: Iterable[Fact]) -> None:
+    """Assert over every close that it came after `resume`, and restored exactly what open had saved (DESIGN 4).
+
+    Over a latch that is left, or after it was cleared and seen to stay clear: never over one that came in between.
+    """
+    saved: dict[str, dict[str, int]] = {}
+    unmasked: dict[str, dict[str, dict[str, Any]]] = {}
+    for fact in facts:
+        lease = fact.lease or ""
+        if fact.what is What.LEASE_MASKED:
+            slots = {slot["port"]: slot["saved_enables"] for slot in fact.data["slots"]}
+            saved[lease] = slots | saved.get(lease, {})
+        elif fact.what is What.LEASE_UNMASKED:
+            unmasked.setdefault(lease, {})[str(fact.port)] = fact.data
+            if fact.data["verdict"] == "restore":
+                assert fact.data["latched"] == 0, f"P2: an enable was restored over a latch: {fact}"
+        elif fact.what is What.LEASE_CLOSED and lease in saved:
+            closed = unmasked.get(lease, {})
+            assert closed.keys() == saved[lease].keys(), f"P2: {lease} closed {closed.keys()}, masked {saved[lease]}"
+            for port, about in closed.items():
+                assert about["enables"] in {saved[lease][port], None}, f"P2: {port} has not what was found: {about}"
+        elif fact.what is What.RECOVERY_STEP and fact.data["step"] == "resume":
+            assert lease not in unmasked, f"P2: {lease} was unmasked before its drivers resumed"
+
+
 def p6_one_owner(facts: Iterable[Fact], topology: Topology) -> None:
     """Assert that no two recoveries covered one another at the same time: the one above absorbs, or waits."""
     story = tuple(facts)
@@ -118,6 +143,7 @@ async def promises(bench: Bench) -> AsyncIterator[None]:
     yield
     facts = bench.facts(since=since)
     p1_mask_before_reset(facts, topology)
+    p2_closed_in_order(facts)
     p6_one_owner(facts, topology)
 
 
@@ -138,6 +164,7 @@ async def keeps(bench: Bench, port: str, *, but: Iterable[str] = (), resets: boo
     facts = bench.facts(since=since)
     written = p1_mask_before_reset(facts, topology)
     assert resets is None or bool(written) is resets, f"{written} reset bits were written"
+    p2_closed_in_order(facts)
     p6_one_owner(facts, topology)
     after = await bench.registry()
     for function in behind:

@@ -118,13 +118,7 @@ class ContainmentActor(PortActor):
                 self.port,
                 cause=Cause.DPC,
                 function=self.port,
-                status=report.status,
-                mask=report.mask,
-                names=report.names,
-                layer=report.layer,
-                agent=error_wording.agent(report),
-                first=report.first,
-                header=report.header,
+                **error_wording.particulars(report),
                 text=error_wording.bus_error(function, errors, report),
             )
 

@@ -5,7 +5,7 @@ Each line goes after `<driver> DDDD:BB:DD.F: `.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from ._address import Address
 from ._error_registers import ErrorRegisters
@@ -62,6 +62,19 @@ def message_received(severity: Severity, source: Address, *, multiple: bool, fou
     return (
         f"AER: {'Multiple ' if multiple else ''}{SEVERITY_TEXT[severity]} error message received from {source}{details}"
     )
+
+
+def particulars(report: ErrorReport) -> dict[str, Any]:
+    """Return what a fact about an error tells of it, beside the kernel's words."""
+    return {
+        "status": report.status,
+        "mask": report.mask,
+        "names": report.names,
+        "layer": report.layer,
+        "agent": agent(report),
+        "first": report.first,
+        "header": report.header,
+    }
 
 
 def bus_error(function: Function, errors: ErrorRegisters, report: ErrorReport) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from shared.protocol.fabric import Role
 from shared.protocol.facts import What
 from shared.protocol.records import RecoveryState
 from shared.protocol.requests import Hold, Recover, Release, Reset
-from shared.runtime import Actor, BusError, Context, FabricClient, Incoming, RefusedError, Request, Subscription
+from shared.runtime import Actor, BusError, Context, Entry, FabricClient, Incoming, RefusedError, Request, Subscription
 
 from ._actor import Asked, RecoveryActor, Reopen, TakeOver
 from ._journal import record_of
@@ -57,6 +57,8 @@ class Desk(Actor[Request]):
         self._actors: dict[Address, tuple[RecoveryActor, asyncio.Task[None]]] = {}
         self._taken: Counter[str] = Counter()
         self._first = True
+        self._lease_ended = False
+        self._journals_due = 0.0  # loop time
 
     async def run_host(self) -> None:
         """Survey, serve, and finish in bounded time when told to stop."""
@@ -94,6 +96,7 @@ class Desk(Actor[Request]):
         )
 
     def _ended(self, incoming: Incoming) -> None:  # noqa: ARG002 - a hint that some lease has ended, no more
+        self._lease_ended = True
         for actor, _ in self._actors.values():
             actor.nudge()
 
@@ -165,11 +168,20 @@ class Desk(Actor[Request]):
             await asyncio.sleep(self._context.settings.allowed_s / timing.LEASE_BEATS_PER_ALLOWED)
             await self._survey()
 
+    async def _journals(self) -> tuple[Entry, ...]:
+        """Read the journals, where one may stand open without a lease: at the start, after a lease has ended, at times."""
+        now = asyncio.get_running_loop().time()
+        if not (self._first or self._lease_ended) and now < self._journals_due:
+            return ()
+        self._lease_ended = False
+        self._journals_due = now + self._context.settings.reconcile_s
+        return await self._context.bus.keys(f"recovery.{self._context.host}.")
+
     async def _survey(self) -> None:
         """Find leases without work, and open journals without a lease; hand each to the actor of its port."""
         try:
             listed = await self._fabric.leases()
-            entries = await self._context.bus.keys(f"recovery.{self._context.host}.")
+            entries = await self._journals()
         except (BusError, RefusedError) as error:
             self._context.log.warning("survey postponed", error=str(error) or repr(error))
             return

@@ -23,7 +23,7 @@ class AddressError(ValueError):
 class Address:
     """One PCI function: domain (16 bits), bus (8), device (5), function (3). Immutable, ordered, hashable."""
 
-    __slots__ = ("bus", "device", "domain", "function")
+    __slots__ = ("_key", "bus", "device", "domain", "function")
 
     def __init__(self, domain: int, bus: int, device: int, function: int) -> None:
         assert 0 <= domain <= _DOMAIN_MAX
@@ -34,11 +34,14 @@ class Address:
         object.__setattr__(self, "bus", bus)
         object.__setattr__(self, "device", device)
         object.__setattr__(self, "function", function)
+        # One number to compare and hash by: every look into a topology compares addresses.
+        object.__setattr__(self, "_key", domain << 16 | bus << 8 | device << 3 | function)
 
     domain: int
     bus: int
     device: int
     function: int
+    _key: int
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"{type(self).__name__} is immutable")
@@ -63,23 +66,20 @@ class Address:
     @property
     def requester_id(self) -> int:
         """Bus, device and function in 16 bits, as Error Source Identification carries them (PCIe r6.2 §7.8.4.10)."""
-        return self.bus << 8 | self.device << 3 | self.function
+        return self._key & 0xFFFF
 
     def with_requester_id(self, requester_id: int) -> Address:
         """Return the function of this domain that a 16-bit requester id names."""
         return Address(self.domain, requester_id >> 8, requester_id >> 3 & 0x1F, requester_id & 7)
 
-    def _key(self) -> tuple[int, int, int, int]:
-        return self.domain, self.bus, self.device, self.function
-
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Address) and self._key() == other._key()
+        return isinstance(other, Address) and self._key == other._key
 
     def __lt__(self, other: Address) -> bool:
-        return self._key() < other._key()
+        return self._key < other._key
 
     def __hash__(self) -> int:
-        return hash(self._key())
+        return hash(self._key)
 
     def __str__(self) -> str:
         return f"{self.domain:04x}:{self.bus:02x}:{self.device:02x}.{self.function}"

@@ -43,7 +43,6 @@ from ._survey import Survey, decode_root, decode_survey, root_reads, survey_read
 
 ROUNDS_MAX: Final = 8  # of one look: under a flood the mailbox still gets its turn
 
-_WHAT: Final = {Severity.FATAL: What.ERROR_FATAL, Severity.NONFATAL: What.ERROR_NONFATAL}
 _CAUSE: Final = {Severity.FATAL: Cause.AER_FATAL, Severity.NONFATAL: Cause.AER_NONFATAL}
 _STALE: Final = "set before the service started, and no message of it was received"
 
@@ -219,7 +218,7 @@ class RootPortActor(PortActor):
         cause = _CAUSE[source.severity]
         if not source.reports and self._memory.first_saying(source.function, "inaccessible"):
             self._facts.say(
-                _WHAT[source.severity],
+                What(f"error.{source.severity}"),
                 case.port,
                 cause=cause,
                 function=source.function,
@@ -231,7 +230,7 @@ class RootPortActor(PortActor):
             self._counters.count(source.function, report)
             errors = survey.errors[source.function]
             self._facts.say(
-                _WHAT[report.severity],
+                What(f"error.{report.severity}"),
                 case.port,
                 cause=cause,
                 function=source.function,

@@ -42,7 +42,6 @@ class Failure(Exception):  # noqa: N818 - an expected end of a command, not a de
 _OF_REASON: Final[dict[Reason, ExitCode]] = {
     Reason.MALFORMED: ExitCode.USAGE,
     Reason.VERSION: ExitCode.USAGE,
-    Reason.UNKNOWN_HOST: ExitCode.UNREACHABLE,
     Reason.UNKNOWN_PORT: ExitCode.ABSENT,
     Reason.UNKNOWN_LEASE: ExitCode.HELD,
     Reason.HELD: ExitCode.HELD,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, Final
 
 from shared.pcie import Address, Function, error_wording
-from shared.pcie.errors import Severity
 from shared.pcie.registers import DpcReason
 from shared.protocol import Refused
 from shared.protocol.facts import What
@@ -14,7 +13,6 @@ from shared.runtime import FINAL, PortActor, PortActors, Wake, ask_recovery
 
 from ._containment import Containment, Progress, Verdict, decode, judge, progress, reads
 
-_WHAT: Final = {Severity.FATAL: What.ERROR_FATAL, Severity.NONFATAL: What.ERROR_NONFATAL}
 _SPURIOUS: Final = "DPC Interrupt Status is set without DPC Trigger Status: nothing is contained"
 
 
@@ -114,7 +112,7 @@ class ContainmentActor(PortActor):
             return
         for report in errors.uncorrectable:
             self._facts.say(
-                _WHAT[report.severity],
+                What(f"error.{report.severity}"),
                 self.port,
                 cause=Cause.DPC,
                 function=self.port,

@@ -21,7 +21,6 @@ class Reason(StrEnum):
 
     MALFORMED = "malformed"  # not msgpack, not JSON, or not of the request's type
     VERSION = "version"  # a version that this side does not speak
-    UNKNOWN_HOST = "unknown_host"
     UNKNOWN_PORT = "unknown_port"  # no such function, or not a port, in the host's topology
     UNKNOWN_LEASE = "unknown_lease"
     HELD = "held"  # another lease covers the port; `lease` names it

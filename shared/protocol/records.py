@@ -69,7 +69,3 @@ class Device(Message, frozen=True):
     driver: str | None = None
     channel: Channel = Channel.NORMAL
     rebound: tuple[str, ...] = ()  # leases whose verdict `rebound` is counted in the generation, each once
-
-
-class Ended(msgspec.Struct, frozen=True):
-    """Marker for a watch whose first listing is complete."""

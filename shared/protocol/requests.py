@@ -224,7 +224,3 @@ class Injected(Message, frozen=True, tag="injected"):
 
 
 InjectReply = Injected | Refused
-
-
-class NoReply(msgspec.Struct, frozen=True):
-    """The reply type of what is never answered."""

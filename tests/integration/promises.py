@@ -11,8 +11,7 @@ from typing import Any
 
 from shared.pcie import Address, Function, Topology
 from shared.pcie import registers as reg
-from shared.protocol import from_builtins
-from shared.protocol.fabric import Operation, Verb
+from shared.protocol.fabric import Verb
 from shared.protocol.facts import Fact, What
 from shared.protocol.records import Device, Recovery
 from tests.integration.fleet import Bench
@@ -207,8 +206,3 @@ async def quiet(bench: Bench, port: str) -> None:
 def verdicts(record: Recovery) -> dict[str, str]:
     """Return a recovery's verdicts on what is below its port, as text."""
     return {function: str(verdict) for function, verdict in record.verdicts.items() if function != str(record.port)}
-
-
-def operation(**fields: Any) -> Operation:
-    """Return an operation from plain fields."""
-    return from_builtins(fields, Operation)

@@ -1,8 +1,7 @@
 """Calling drivers: one at a time within a device, devices side by side, and a barrier at the end of each step.
 
 A driver may take as long as it likes up to its bound; its lease is kept by beats meanwhile, so slowness costs time and
-nothing else. One that does not come back fails alone. A call whose request could not be sent is repeated: the driver
-has not heard it. A call without an answer is not: it may be running.
+nothing else. One that does not come back fails alone.
 """
 
 from __future__ import annotations
@@ -14,12 +13,11 @@ from typing import Final
 import msgspec
 
 from shared.pcie import Address
-from shared.protocol import ProtocolError, Refused, subjects
-from shared.protocol.requests import Channel, DriverAnswer, DriverCall, DriverReply, DriverStep, Vote
-from shared.runtime import BusUnreachable, Context, NobodyListens, Unanswered
+from shared.protocol import ProtocolError, Refused
+from shared.protocol.requests import Channel, DriverAnswer, DriverCall, DriverStep, Vote
+from shared.runtime import Context, NobodyListens, call_driver
 
 PROGRESS_EVERY: Final = 1.0  # seconds between two reports of a step that waits for drivers
-_AGAIN_S: Final = 0.1  # until a call that could not be sent is repeated
 
 
 class Heard(msgspec.Struct, frozen=True):
@@ -97,30 +95,21 @@ class Drivers:
     async def _one(self, call: Call, function: Address) -> Heard:
         loop = asyncio.get_running_loop()
         started = loop.time()
-        deadline = started + self._context.settings.driver_s
-        answer: DriverAnswer | None = None
-        while answer is None and loop.time() < deadline:
-            try:
-                answer = await self._ask(call, function, deadline - loop.time())
-            except Unanswered:
-                break
-            except BusUnreachable:
-                await asyncio.sleep(_AGAIN_S)
-        took = loop.time() - started
-        if answer is None:
-            return Heard(function, call.step, Vote.DISCONNECT, None, took, answered=False)
+        try:
+            answer = await self._ask(call, function)
+        except TimeoutError:
+            return Heard(function, call.step, Vote.DISCONNECT, None, loop.time() - started, answered=False)
         vote = answer.vote
         if vote is Vote.NO_HANDLER and answer.has_callbacks:
             vote = Vote.NONE  # only this callback is missing, which the kernel passes over
-        return Heard(function, call.step, vote, answer.driver, took)
+        return Heard(function, call.step, vote, answer.driver, loop.time() - started)
 
-    async def _ask(self, call: Call, function: Address, within_s: float) -> DriverAnswer:
+    async def _ask(self, call: Call, function: Address) -> DriverAnswer:
         message = DriverCall(
             function=function, step=call.step, channel=call.channel, lease=call.lease, token=call.token
         )
-        subject = subjects.driver(self._context.host, function)
         try:
-            reply = await self._context.bus.request(subject, message, DriverReply, timeout_s=within_s)
+            reply = await call_driver(self._context, message)
         except NobodyListens:
             return DriverAnswer(vote=Vote.NONE)  # nobody drives it
         except ProtocolError as error:
@@ -129,7 +118,6 @@ class Drivers:
         if isinstance(reply, Refused):
             self._context.log.warning("driver refused", port=str(function), step=call.step, why=reply.message)
             return DriverAnswer(vote=Vote.NONE)
-        assert isinstance(reply, DriverAnswer)
         return reply
 
 

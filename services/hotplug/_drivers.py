@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from shared.pcie import Address
-from shared.protocol import ProtocolError, Refused, subjects
-from shared.protocol.requests import Channel, DriverAnswer, DriverCall, DriverReply, DriverStep
-from shared.runtime import BusError, Context
+from shared.protocol import ProtocolError, Refused
+from shared.protocol.requests import Channel, DriverAnswer, DriverCall, DriverStep
+from shared.runtime import BusError, Context, call_driver
 
 
 class Drivers:
@@ -25,12 +25,9 @@ class Drivers:
 
     async def _call(self, call: DriverCall) -> DriverAnswer | None:
         context = self._context
-        subject = subjects.driver(context.host, call.function)
         try:
-            reply: DriverAnswer | Refused = await context.bus.request(
-                subject, call, DriverReply, timeout_s=context.settings.driver_s
-            )
-        except (BusError, ProtocolError) as trouble:
+            reply = await call_driver(context, call)
+        except (TimeoutError, BusError, ProtocolError) as trouble:
             why = str(trouble) or type(trouble).__name__
             context.log.warning("driver not reached", port=str(call.function), step=str(call.step), why=why)
             return None

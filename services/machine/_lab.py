@@ -1,19 +1,25 @@
-"""The bench on the bus: injections, and the callbacks of its drivers. Each call is a task: a slow driver delays none."""
+"""The bench on the bus: injections, and the callbacks of its drivers. Each call is a task: a slow driver delays none.
+
+A call that arrives again is not run again: whoever repeats it waits for, or gets, the answer of the first (DriverCall).
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 
+from shared.pcie import Address
 from shared.protocol import Message, Reason, Refused, subjects
-from shared.protocol.requests import DriverCall, Inject, Injected
+from shared.protocol.requests import DriverAnswer, DriverCall, Inject, Injected
 from shared.runtime.bus import Bus, Request, Subscription
 
 from ._machine import Machine
 from ._specs import MachineError
 
 SERVICE: Final = "machine"
+
+T = TypeVar("T")
 
 
 class Lab:
@@ -22,7 +28,8 @@ class Lab:
     def __init__(self, machine: Machine, host: str) -> None:
         self._machine = machine
         self._host = host
-        self._calls: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._last: dict[Address, tuple[DriverCall, asyncio.Task[DriverAnswer]]] = {}  # per function, the newest call
 
     async def serve(self, bus: Bus) -> Subscription:
         """Answer on the bus until the subscription returned is closed."""
@@ -34,15 +41,19 @@ class Lab:
 
     async def close(self) -> None:
         """End the calls under way, those of drivers that hang included. They stay unanswered, as with a dead kernel."""
-        calls = tuple(self._calls)
-        for call in calls:
-            call.cancel()
-        await asyncio.gather(*calls, return_exceptions=True)
+        tasks = tuple(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        self._task(work)
+
+    def _task(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.get_running_loop().create_task(work)
-        self._calls.add(task)
-        task.add_done_callback(self._calls.discard)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _inject(self, request: Request) -> None:
         asked = cast("Inject", request.message)
@@ -60,4 +71,12 @@ class Lab:
             message = f"the subject {request.subject} is not that of {call.function}"
             await request.answer(Refused(reason=Reason.MALFORMED, message=message))
             return
-        await request.answer(await self._machine.call_driver(call))
+        await request.answer(await asyncio.shield(self._once(call)))
+
+    def _once(self, call: DriverCall) -> asyncio.Task[DriverAnswer]:
+        last = self._last.get(call.function)
+        if last is not None and call.lease is not None and (last[0].lease, last[0].step) == (call.lease, call.step):
+            return last[1]
+        task = self._task(self._machine.call_driver(call))
+        self._last[call.function] = (call, task)
+        return task

@@ -148,7 +148,11 @@ class Vote(StrEnum):
 
 
 class DriverCall(Message, frozen=True):
-    """Call one callback of the function's driver. `lease` and `token` tell the driver which recovery speaks."""
+    """Call one callback of the function's driver. `lease` and `token` tell the driver which recovery speaks.
+
+    It may arrive more than once. Calls with the same lease and step are one call: run once, answered each time. Without
+    a lease every call is another.
+    """
 
     function: Address
     step: DriverStep

@@ -5,6 +5,7 @@ Only modules named `_nats*` know nats-py. Nothing here knows PCI Express beyond 
 
 from ._actor import Actor, ActorStatistics
 from ._context import Context
+from ._driver import call_driver
 from ._fabric_client import FabricClient, Fenced, LeaseHandle, RefusedError, keep_alive
 from ._facts import Facts
 from ._logs import configure_logging
@@ -71,6 +72,7 @@ __all__ = [
     "Wake",
     "WrongRevision",
     "ask_recovery",
+    "call_driver",
     "configure_logging",
     "connect",
     "keep_alive",

@@ -190,7 +190,7 @@ class Bench:
             calm = calm + 1 if below and below <= registry.keys() and not (await self.leases()).leases else 0
             return calm >= _CALM_LOOKS or None
 
-        await self.eventually(look, "everything registered", 20)
+        await self.eventually(look, "everything registered", 60)
 
     # --- Accidents ---
 

@@ -225,7 +225,7 @@ class Store:
 
     async def request(self, subject: str, call: DriverCall, _reply: Any, *, timeout_s: float) -> DriverAnswer:
         assert subject == subjects.driver("lab", call.function)
-        assert timeout_s == QUICK.driver_s
+        assert 0 < timeout_s <= QUICK.driver_s
         self.calls.append(call)
         if self.slow is not None:
             await self.slow.wait()

@@ -144,8 +144,10 @@ async def bus() -> AsyncIterator[FakeBus]:
     await lab.close()
 
 
-def call(bus: FakeBus, function: Address, step: DriverStep, *, of: Address | None = None) -> asyncio.Future[Message]:
-    message = DriverCall(function=function, step=step, channel=Channel.FROZEN)
+def call(
+    bus: FakeBus, function: Address, step: DriverStep, *, of: Address | None = None, lease: str | None = None
+) -> asyncio.Future[Message]:
+    message = DriverCall(function=function, step=step, channel=Channel.FROZEN, lease=lease)
     return bus.ask(subjects.driver("lab", "*"), subjects.driver("lab", of or function), message)
 
 
@@ -170,6 +172,18 @@ async def test_a_driver_without_callbacks_says_so_and_a_hanging_one_delays_nobod
     hanging = call(bus, DISK, DriverStep.RESUME)
     assert await call(bus, CARD, DriverStep.RESUME) == DriverAnswer(vote=Vote.NONE)
     assert not hanging.done()
+
+
+async def test_p9_a_call_that_arrives_again_is_the_same_call(bus: FakeBus) -> None:
+    await inject(bus, Inject(what=Injection.DRIVER, target=DISK, driver={"delay_s": 0.05}))
+    calls = [call(bus, DISK, DriverStep.ERROR_DETECTED, lease="r-1") for _ in range(2)]
+    first, again = await asyncio.gather(*calls)
+    await inject(bus, Inject(what=Injection.DRIVER, target=DISK, driver={"error_detected": "disconnect"}))
+    late = await call(bus, DISK, DriverStep.ERROR_DETECTED, lease="r-1")
+    other = await call(bus, DISK, DriverStep.ERROR_DETECTED, lease="r-2")
+    assert isinstance(other, DriverAnswer)
+    assert first is again is late
+    assert other.vote is Vote.DISCONNECT
 
 
 async def test_a_call_on_another_functions_subject_is_refused(bus: FakeBus) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from enum import IntEnum
 from typing import Final
@@ -23,11 +24,14 @@ class ExitCode(IntEnum):
     REPLACED = 6  # another device answers than before
     FAILED = 7  # the recovery failed; or `doctor` found a mask that nobody owns
     UNREACHABLE = 8  # the bus, or the service asked, did not answer
+    UNTRUSTED = os.EX_PROTOCOL  # 76: the bus has no certificate, or one that is not to be trusted
+    DENIED = os.EX_NOPERM  # 77: the credential is missing or wrong, or does not permit that
 
 
 HELP: Final = (
     "Exit codes: 0 ok, 1 internal error, 2 usage, 3 refused by policy or interlock, 4 lease held by another, "
-    "5 device absent, 6 device replaced, 7 recovery failed, 8 bus or service unreachable."
+    "5 device absent, 6 device replaced, 7 recovery failed, 8 bus or service unreachable, 76 bus not to be trusted, "
+    "77 not permitted."
 )
 
 

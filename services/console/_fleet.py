@@ -18,6 +18,8 @@ from typing import Final, Self
 
 import msgspec
 
+from shared.protocol import permissions
+
 from . import _nats_server
 from ._exit import ExitCode, Failure
 from ._process import OnLine, Process, ProcessError
@@ -29,7 +31,11 @@ BUS: Final = "nats"
 
 _READY_S: Final = 20.0  # bound for a loaded machine; two to three seconds are usual
 _STOP_S: Final = 10.0  # more than a service takes at worst: 6 s to finish, 2 to cancel, and the drain
-_PRIVATE: Final = frozenset({"HOLDFAST_LEASE", "HOLDFAST_HOST"})  # of the command, not of the services
+_ANY_PORT: Final = "127.0.0.1:0"  # several fleets may run here; each service logs where it listens
+# Of the command, not of the services.
+_PRIVATE: Final = frozenset(
+    {"HOLDFAST_LEASE", "HOLDFAST_HOST", "HOLDFAST_NATS_CREDENTIAL", "HOLDFAST_NATS_CA", "HOLDFAST_TLS"}
+)
 
 
 class _LogLine(msgspec.Struct):
@@ -50,6 +56,7 @@ def _ignore_line(_name: str, _line: str) -> None:
 class Fleet:
     """An async context manager: inside, everything is ready; after it, nothing is left.
 
+    With `keys`, a directory that `keys init` made, the bus is encrypted and each service is the user that it should be.
     `environment` goes to every service, `extra` to single ones (by name), on top of the caller's own. `on_line` is
     told every line that a process writes. Without `state_dir`, state lives in a directory that is removed at the end.
     """
@@ -61,6 +68,7 @@ class Fleet:
         state_dir: Path | None = None,
         port: int | None = None,
         host: str = "lab",
+        keys: Path | None = None,
         environment: Mapping[str, str] | None = None,
         extra: Mapping[str, Mapping[str, str]] | None = None,
         on_line: OnLine = _ignore_line,
@@ -69,6 +77,7 @@ class Fleet:
         self.topology = topology
         self.processes: dict[str, Process] = {}
         self._port = port
+        self._keys = keys
         self._environment = dict(environment or {})
         self._extra = {name: dict(values) for name, values in (extra or {}).items()}
         self._on_line = on_line
@@ -110,7 +119,7 @@ class Fleet:
 
     async def start_bus(self) -> None:
         """Start the NATS server; the second time on the port that it had."""
-        command = _nats_server.command(self.state_dir, self._port)
+        command = _nats_server.command(self.state_dir, self._port, self._keys)
         server = await Process.start(BUS, command, os.environ, on_line=self._on_line, is_ready=_nats_server.is_ready)
         self.processes[BUS] = server
         self.url = _nats_server.url(await server.ready(_READY_S))
@@ -153,6 +162,17 @@ class Fleet:
             await asyncio.gather(*(self.processes[name].stop(grace_s) for name in phase if name in self.processes))
         shutil.rmtree(self._scratch, ignore_errors=True)
 
+    def access(self, user: str) -> dict[str, str]:
+        """Return the settings with which `user` (a service, operator or viewer) gets into the bus."""
+        if self._keys is None:
+            return {}
+        name = f"{user}-{self.host}" if user in permissions.PER_HOST else user
+        return {
+            "HOLDFAST_NATS_CREDENTIAL": str(self._keys.absolute() / f"{name}.nk"),
+            "HOLDFAST_NATS_CA": str(self._keys.absolute() / "ca.pem"),
+            "HOLDFAST_TLS": "on",
+        }
+
     def _environment_of(self, service: str, name: str) -> dict[str, str]:
         inherited = {key: value for key, value in os.environ.items() if key not in _PRIVATE}
         return {
@@ -163,6 +183,8 @@ class Fleet:
             "HOLDFAST_TOPOLOGY": str(self.topology.absolute()),
             "HOLDFAST_LEDGER": str(self.state_dir / "fabric.ledger"),
             "HOLDFAST_MACHINE_SOCKET": str(self._scratch / "machine.sock"),
+            "HOLDFAST_HEALTH": _ANY_PORT,
+            **self.access(service),
             **self._environment,
             **self._extra.get(service, {}),
             **self._extra.get(name, {}),

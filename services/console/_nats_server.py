@@ -22,6 +22,8 @@ host: "{address}"
 port: {port}
 jetstream {{ store_dir: "{directory}/jetstream", sync_interval: always }}
 """
+_TLS: Final = 'tls {{ cert_file: "{keys}/server.pem", key_file: "{keys}/server-key.pem" }}\n'
+_USERS: Final = "users.conf"
 
 
 def find_binary() -> str:
@@ -35,13 +37,19 @@ def find_binary() -> str:
     return found
 
 
-def command(directory: Path, port: int | None) -> tuple[str, ...]:
-    """Write the configuration into `directory` and return the command that starts the server."""
+def command(directory: Path, port: int | None, keys: Path | None = None) -> tuple[str, ...]:
+    """Write the configuration into `directory` and return the command that starts the server.
+
+    With the directory of `keys` that `keys init` made, only its users may connect, by TLS.
+    """
     binary = find_binary()
     if port is not None:
         _require_free(port)
     config = directory / "nats.conf"
-    config.write_text(_CONFIG.format(address=ADDRESS, port=ANY_PORT if port is None else port, directory=directory))
+    text = _CONFIG.format(address=ADDRESS, port=ANY_PORT if port is None else port, directory=directory)
+    if keys is not None:
+        text += _TLS.format(keys=keys.absolute()) + (keys / _USERS).read_text()
+    config.write_text(text)
     return binary, "--config", str(config)
 
 

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
+from contextvars import ContextVar
 from typing import Any, Final
 
 import structlog
@@ -16,8 +17,10 @@ from shared.protocol import ProtocolError
 
 from ._exit import ExitCode, Failure
 from ._output import complain
-from ._session import Session, Target, session
+from ._session import Access, Session, Target, session
 
+# What the options before the command say: who it is to the bus.
+access: Final[ContextVar[Access]] = ContextVar("access", default=Access())  # noqa: B039 - it is frozen
 _INTERRUPTED: Final = 130  # 128 + SIGINT, as a shell reports it
 _BROKEN_PIPE: Final = 141  # 128 + SIGPIPE
 
@@ -31,7 +34,7 @@ def ask(url: str, host: str, timeout_s: float, work: Callable[[Session], Awaitab
     """Run a command that talks to the services, and exit with its code."""
 
     async def connected() -> int | None:
-        async with session(Target(url, host, timeout_s)) as open_session:
+        async with session(Target(url, host, timeout_s, access.get())) as open_session:
             return await work(open_session)
 
     run(connected())

@@ -6,6 +6,7 @@ import getpass
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -24,13 +25,33 @@ from shared.protocol.fabric import (
     Verb,
 )
 from shared.protocol.records import Device, Recovery
-from shared.runtime import Bus, BusError, BusUnreachable, NobodyListens, Settings, Unanswered, connect
+from shared.runtime import (
+    Bus,
+    BusError,
+    BusRefused,
+    BusUnreachable,
+    NobodyListens,
+    NotPermitted,
+    Settings,
+    Tls,
+    Unanswered,
+    connect,
+)
 
 from . import _names
 from ._exit import ExitCode, Failure, refusal
 
 CONNECT_S: Final = 2.0
+_OTHER: Final = "ask with another credential: holdfast --credential FILE …"
 ANSWER_S: Final = 2.0  # for a question; what takes long is answered at once and followed by its record
+
+
+class Access(msgspec.Struct, frozen=True):
+    """Who the command is to the bus, and whom it believes to be the bus: files, as the services' settings have them."""
+
+    credential: Path | None = None
+    ca: Path | None = None
+    tls: Tls = Tls.AUTO
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -39,6 +60,7 @@ class Target(msgspec.Struct, frozen=True):
     url: str
     host: str
     timeout_s: float
+    access: Access = Access()
 
 
 class Session:
@@ -54,6 +76,8 @@ class Session:
         """Ask and return the reply. Raises Failure where `whom` does not answer, or refuses `what`."""
         try:
             answer = await self.bus.request(subject, message, reply, timeout_s=self._answer_s)
+        except NotPermitted as error:
+            raise Failure(ExitCode.DENIED, f"{what}: {error}; {_OTHER}") from error
         except NobodyListens as error:
             raise Failure(
                 ExitCode.UNREACHABLE,
@@ -117,17 +141,29 @@ async def session(target: Target) -> AsyncIterator[Session]:
         subjects.host_name(target.host)
     except ValueError as error:
         raise Failure(ExitCode.USAGE, str(error)) from error
-    settings = Settings(nats_url=target.url, hosts=(target.host,), instance=holder())
+    access = target.access
+    settings = Settings(
+        nats_url=target.url,
+        hosts=(target.host,),
+        instance=holder(),
+        nats_credential=access.credential,
+        nats_ca=access.ca,
+        tls=access.tls,
+    )
     if problems := settings.problems():
         raise Failure(ExitCode.USAGE, problems[0])
     try:
-        bus = await connect(settings, "console", timeout_s=CONNECT_S)
+        bus = await connect(settings, "console", timeout_s=CONNECT_S, creates=False)
     except BusUnreachable as error:
         raise Failure(ExitCode.UNREACHABLE, str(error)) from error
+    except BusRefused as error:
+        raise Failure(ExitCode(error.exit_code), str(error)) from error
     try:
         yield Session(bus, target)
     except BusUnreachable as error:
         raise Failure(ExitCode.UNREACHABLE, f"the bus at {settings.nats_url_shown} went away: {error}") from error
+    except NotPermitted as error:
+        raise Failure(ExitCode.DENIED, f"{error}; {_OTHER}") from error
     except BusError as error:
         raise Failure(ExitCode.UNREACHABLE, f"the bus at {settings.nats_url_shown} did not answer: {error}") from error
     finally:

@@ -61,7 +61,11 @@ _SAYS: Final[Mapping[str, frozenset[User]]] = {
     "lease": frozenset({User.FABRIC}),
     "recovery": frozenset({User.COORDINATOR}),
 }
-_SAYS_ITSELF: Final[Mapping[What, frozenset[User]]] = {What.CONTAINMENT_RELEASED: frozenset({User.COORDINATOR})}
+_SAYS_ITSELF: Final[Mapping[What, frozenset[User]]] = {
+    What.ERROR_NONFATAL: frozenset({User.AER, User.DPC}),  # dpc: the errors of the port that contained itself
+    What.ERROR_FATAL: frozenset({User.AER, User.DPC}),
+    What.CONTAINMENT_RELEASED: frozenset({User.COORDINATOR}),
+}
 
 
 def speakers(what: What) -> frozenset[User]:
@@ -162,4 +166,14 @@ def _requests() -> Iterator[Route]:
         yield _ask(name, subject, about, message, reply, senders, taker)
 
 
-ROUTES: Final = (*_interrupts(), *_facts(), *_fabric_questions(), *_fabric_commands(), *_requests())
+_LOG_LEVEL: Final = Route(
+    name="log_level",
+    subject="holdfast.service.{service}.{instance}.log",
+    about="Change the log level of one instance.",
+    message=requests.SetLogLevel,
+    reply=requests.LogLevelReply,
+    senders=_OPERATOR,
+    takers=SERVICES,
+)
+
+ROUTES: Final = (*_interrupts(), *_facts(), *_fabric_questions(), *_fabric_commands(), *_requests(), _LOG_LEVEL)

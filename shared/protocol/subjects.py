@@ -35,6 +35,24 @@ def fact(host: str, port: Address | str, what: What | str) -> str:
     return f"pcie.{host}.{_token(port)}.{what}"
 
 
+def by_name(facts: str) -> tuple[str, ...]:
+    """Return the facts that a pattern such as `pcie.lab.*.slot.>` means, each by its full name.
+
+    Nobody may subscribe to the pattern itself: there are requests under it.
+    """
+    if not facts.endswith(">"):
+        return (facts,)
+    named = facts.removesuffix(">").rstrip(".").split(".")
+    _, host, port, kind = (*named, *("pcie", "*", "*", "")[len(named) :])
+    return tuple(fact(host, port, what) for what in What if what.startswith(kind))
+
+
+def at_any_port(facts: str) -> str:
+    """Return the same facts of all ports of the host."""
+    prefix, host, _, what = facts.split(".", maxsplit=3)
+    return f"{prefix}.{host}.*.{what}"
+
+
 def fabric(host: str, question: str) -> str:
     """`read`, `dump`, `leases` and `topology`."""
     return f"pcie.{host}.fabric.{question}"
@@ -63,6 +81,11 @@ def driver(host: str, function: Address | str) -> str:
 def inject(host: str) -> str:
     """Injections into the machine."""
     return f"pcie.{host}.inject"
+
+
+def log_level(service: str, instance: str) -> str:
+    """Ask one instance of a service for another log level."""
+    return f"holdfast.service.{service}.{instance}.log"
 
 
 def owner_key(host: str, service: str) -> str:

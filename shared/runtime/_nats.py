@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-import secrets
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any, Final, TypeVar
 
 import nats.errors
@@ -18,46 +17,54 @@ from nats.micro.service import EndpointConfig, Service, ServiceConfig
 
 from shared.protocol import Message, ProtocolError, Reason, Refused, VersionError, decode, encode, is_json
 from shared.protocol.facts import Fact
+from shared.protocol.routes import User
+from shared.protocol.subjects import by_name
 
-from ._nats_client import FLUSH_S, HoldfastClient, close_subscription, describe
+from ._nats_client import HoldfastClient, close_subscription, describe
 from ._nats_errors import translated
 from ._nats_facts import FactReader, Outbox
-from ._nats_records import RECORD_TIMEOUT_S, Records, Streams
+from ._nats_records import RECORD_TIMEOUT_S, Records
+from ._nats_streams import Streams
 from ._settings import Settings
-from .bus import BusError, BusStatistics, BusUnreachable, Entry, Incoming, Request, Subscription, Unanswered
+from .bus import BusError, BusRefused, BusStatistics, BusUnreachable, Entry, Incoming, Request, Subscription, Unanswered
 
 OUTBOX_S: Final = 2.0  # for the outbox at the end
 CLOSE_S: Final = 3.0  # for draining at the end
 _STREAMS_RETRY_S: Final = 0.5
 _STREAMS_COMPLAIN_EVERY: Final = 6  # attempts
 _MICRO_VERSION: Final = "0.1.0"
+# It states no facts and keeps no records, and may not make the streams; nor should the hardware wait for them.
+_WITHOUT_STREAMS: Final = frozenset({User.MACHINE})
 _NOT_A_NAME: Final = re.compile(r"[^A-Za-z0-9_-]+")
+_NOBODY: Final = "503"  # the server's own answer where nobody listens
 _SERVICE_ERROR: Final = "Nats-Service-Error"
 
 M = TypeVar("M", bound=Message)
 _log = structlog.get_logger()
 
 
-async def connect(settings: Settings, service: str, *, timeout_s: float | None = None) -> NatsBus:
-    """Connect and see to the streams; try for `timeout_s`, or for ever.
+async def connect(settings: Settings, service: str, *, timeout_s: float | None = None, creates: bool = True) -> NatsBus:
+    """Connect and see to the streams; try for `timeout_s`, or for ever. Without `creates`, they must be there.
 
-    Raises BusUnreachable, saying where it looked and what to do.
+    Raises BusUnreachable or BusRefused, saying where it looked and what to do.
     """
     client = HoldfastClient()
+    bus: NatsBus | None = None
     shown = settings.nats_url_shown
     try:
         async with asyncio.timeout(timeout_s):
-            await client.open(settings.servers, shown, f"{service}@{settings.instance}")
-            bus = NatsBus(client, settings, service)
-            await bus.prepare()
+            await client.open(settings, f"{service}@{settings.instance}")
+            bus = NatsBus(client, settings, service, creates=creates)
+            if service not in _WITHOUT_STREAMS:
+                await bus.prepare()
     except TimeoutError as late:
         told = describe(client.last_error) if client.last_error else "no answer"
-        missing = "JetStream did not answer there (start it with -js)" if client.is_connected else told
+        missing = bus.missing if bus is not None and client.is_connected else told
         await client.shut(CLOSE_S)
         raise BusUnreachable(
             f"the bus is unreachable at {shown}: {missing}. Start it (`holdfast up`), or set HOLDFAST_NATS_URL"
         ) from late
-    except asyncio.CancelledError:
+    except (asyncio.CancelledError, BusRefused):
         await client.shut(CLOSE_S)
         raise
     return bus
@@ -66,18 +73,18 @@ async def connect(settings: Settings, service: str, *, timeout_s: float | None =
 class NatsBus:
     """One connection to NATS. See `Bus` for what its methods promise."""
 
-    def __init__(self, client: HoldfastClient, settings: Settings, service: str) -> None:
+    def __init__(self, client: HoldfastClient, settings: Settings, service: str, *, creates: bool = True) -> None:
         self._client = client
         self._settings = settings
         self._service = service
         jetstream = client.jetstream(timeout=RECORD_TIMEOUT_S)
-        self._streams = Streams(client, jetstream)
+        self._streams = Streams(client, jetstream, settings.replicas, creates=creates)
         self._records = Records(client, jetstream, self._streams)
         self._reader = FactReader(client, jetstream, self._streams)
-        # A process that restarts under the same name and number must not reuse the ids of its facts.
-        self._outbox = Outbox(client, jetstream, self._streams, f"{settings.instance}:{secrets.token_hex(4)}")
+        self._outbox = Outbox(client, jetstream, self._streams)
         self._storing = asyncio.create_task(self._outbox.run(), name="outbox")
         self._malformed = 0
+        self.missing = "JetStream did not answer there (start it with -js)"  # while the streams are waited for
 
     async def prepare(self) -> None:
         """Wait until the streams exist."""
@@ -86,6 +93,8 @@ class NatsBus:
             try:
                 return await self._streams.ensure()
             except BusError as error:
+                if not isinstance(error, Unanswered):
+                    self.missing = describe(error)
                 if attempts % _STREAMS_COMPLAIN_EVERY == 0:
                     _log.warning("streams not ready, trying on", error=describe(error))
                 attempts += 1
@@ -109,9 +118,30 @@ class NatsBus:
             raise Unanswered(f"{subject}: the service failed: {answer.headers[_SERVICE_ERROR]}")
         return decode(answer.data, reply)
 
+    async def request_all(
+        self, subject: str, message: Message, reply: Any, *, timeout_s: float, quiet_s: float
+    ) -> tuple[Any, ...]:
+        """Ask everybody, until nobody replies any more."""
+        arrived: asyncio.Queue[Msg] = asyncio.Queue()
+        answers: list[Msg] = []
+        with translated(self._client, subject):
+            inbox = self._client.new_inbox()
+            subscription = await self._client.subscribe(inbox, cb=arrived.put)
+            try:
+                await self._client.publish(subject, encode(message), reply=inbox)
+                while (answer := await _next(arrived, quiet_s if answers else timeout_s)) is not None:
+                    answers.append(answer)
+            finally:
+                await close_subscription(self._client, subscription)
+        return tuple(self._decoded(answers, reply))
+
     async def subscribe(self, subject: str, kind: type[M], handler: Callable[[Incoming], None]) -> Subscription:
         """Deliver messages of `kind`."""
+        return await self._subscribe((subject,), kind, handler)
 
+    async def _subscribe(
+        self, each: tuple[str, ...], kind: type[M], handler: Callable[[Incoming], None]
+    ) -> Subscription:
         async def deliver(message: Msg) -> None:  # nats-py wants a coroutine
             try:
                 decoded: M = decode(message.data, kind)
@@ -120,12 +150,19 @@ class NatsBus:
                 return
             handler(Incoming(message.subject, decoded))
 
-        with translated(self._client, subject):
-            return _Subscribed(self._client, [await self._client.listen(subject, deliver)])
+        subscribed = _Subscribed(self._client, [])
+        try:
+            for subject in each:
+                with translated(self._client, subject):
+                    subscribed.add(await self._client.listen(subject, deliver))
+        except BaseException:
+            await subscribed.close()
+            raise
+        return subscribed
 
     async def watch_facts(self, subject: str, handler: Callable[[Incoming], None]) -> Subscription:
         """Deliver facts as they are published, without history."""
-        return await self.subscribe(subject, Fact, handler)
+        return await self._subscribe(by_name(subject), Fact, handler)
 
     async def serve(
         self, name: str, endpoints: Mapping[str, tuple[type[Message], Callable[[Request], None]]]
@@ -144,7 +181,7 @@ class NatsBus:
                 await service.add_endpoint(
                     EndpointConfig(name=_endpoint_name(subject), subject=subject, handler=self._endpoint(kind, handler))
                 )
-            await self._client.flush(FLUSH_S)
+            await self._client.settled(endpoints)
         return _Served(self._client, service)
 
     def record(self, fact: Fact) -> None:
@@ -192,7 +229,15 @@ class NatsBus:
             _log.warning("facts not stored at the end", pending=self._outbox.pending)
         self._storing.cancel()
         await asyncio.wait({self._storing})
+        await self._streams.close()
         await self._client.shut(CLOSE_S)
+
+    def _decoded(self, answers: list[Msg], reply: Any) -> Iterator[Any]:
+        for answer in answers:
+            try:
+                yield decode(answer.data, reply)
+            except ProtocolError as error:
+                self._count_malformed(answer.subject, error)
 
     def _count_malformed(self, subject: str, error: ProtocolError) -> None:
         self._malformed += 1
@@ -237,6 +282,10 @@ class _Subscribed:
         self._client = client
         self._subscriptions = subscriptions
 
+    def add(self, subscription: NatsSubscription) -> None:
+        """Close this one, too, when closed."""
+        self._subscriptions.append(subscription)
+
     async def close(self) -> None:
         """Stop delivery."""
         while self._subscriptions:
@@ -254,6 +303,16 @@ class _Served(_Subscribed):
         endpoints = [endpoint._subscription for endpoint in service._endpoints]  # noqa: SLF001 - no public way
         verbs = list(service._subscriptions.values())  # noqa: SLF001 - no public way
         super().__init__(client, [subscription for subscription in endpoints + verbs if subscription is not None])
+
+
+async def _next(arrived: asyncio.Queue[Msg], bound_s: float) -> Msg | None:
+    """Return the next reply; None if none comes in time, or the server says that nobody listens."""
+    try:
+        async with asyncio.timeout(bound_s):
+            answer = await arrived.get()
+    except TimeoutError:
+        return None
+    return None if (answer.headers or {}).get("Status") == _NOBODY else answer
 
 
 def _endpoint_name(subject: str) -> str:

@@ -10,13 +10,14 @@ from typing import Final
 import nats.errors
 import nats.js.errors
 
-from ._nats_client import HoldfastClient, describe
-from .bus import BusError, BusUnreachable, NobodyListens, Unanswered
+from ._nats_client import HoldfastClient, NotPermittedError, describe
+from .bus import BusError, BusUnreachable, NobodyListens, NotPermitted, Unanswered
 
 # Error codes of the JetStream API (nats-server, server/errors.json).
 WRONG_LAST_SEQUENCE: Final = (10071, 10164)
 STREAM_NOT_FOUND: Final = 10059
 STREAM_NAME_IN_USE: Final = 10058
+NOT_CLUSTERED: Final = 10074  # more than one replica was asked of a server that stands alone
 
 _NOT_SENT: Final = (
     nats.errors.OutboundBufferLimitError,
@@ -54,6 +55,8 @@ def translated(client: HoldfastClient, subject: str) -> Iterator[None]:
         raise BusUnreachable(f"{subject}: {describe(error)}; nothing was sent") from error
     except _NOT_EXECUTED as error:
         raise NobodyListens(f"{subject}: nobody answers there") from error
+    except NotPermittedError as error:
+        raise NotPermitted(f"{subject}: {error}") from error
     except nats.errors.TimeoutError as error:
         raise Unanswered(f"{subject}: no answer in time; it may have been executed") from error
     except nats.errors.Error as error:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import secrets
 from collections import deque
 from collections.abc import AsyncIterator
 from typing import Final
@@ -29,10 +30,11 @@ from shared.protocol.facts import Fact
 
 from ._nats_client import HoldfastClient, close_subscription, describe
 from ._nats_errors import translated
-from ._nats_records import Streams
+from ._nats_streams import Streams
 from .bus import BusError, BusUnreachable, NobodyListens, Unanswered
 
 FACT_BYTES_MAX: Final = 1 << 18  # the server's own limit for a message is 1 MiB unless configured
+_ID_BYTES: Final = 12
 _STORE_TIMEOUT_S: Final = 2.0
 _RETRY_FIRST_S: Final = 0.05
 _RETRY_MAX_S: Final = 1.0
@@ -52,13 +54,10 @@ _log = structlog.get_logger()
 class Outbox:
     """Keeps facts until they are stored, and in order."""
 
-    def __init__(self, client: HoldfastClient, jetstream: JetStreamContext, streams: Streams, publisher: str) -> None:
-        """Start empty. `publisher` must be unique to this process: with the count it makes the id of each fact."""
+    def __init__(self, client: HoldfastClient, jetstream: JetStreamContext, streams: Streams) -> None:
         self._client = client
         self._jetstream = jetstream
         self._streams = streams
-        self._publisher = publisher
-        self._count = 0
         self._waiting: deque[tuple[str, str, bytes]] = deque()
         self._more = asyncio.Event()
         self._empty = asyncio.Event()
@@ -71,8 +70,8 @@ class Outbox:
 
     def put(self, fact: Fact) -> None:
         """Queue a fact."""
-        self._count += 1
-        identity = f"{fact.host}:{fact.service}:{self._publisher}:{self._count}"
+        # Of two messages with one id, the stream keeps the first: who could guess the next id could suppress a fact.
+        identity = secrets.token_hex(_ID_BYTES)
         data = encode(fact)
         if len(data) > FACT_BYTES_MAX:
             # It could never be stored, and everything after it would wait for it.
@@ -168,7 +167,7 @@ class FactReader:
             woken.set()
 
         with translated(self._client, "facts"):
-            return [await self._client.listen(subject, wake) for subject in filters or subjects.FACT_SUBJECTS]
+            return [await self._client.listen(subject, wake) for subject in _at_any_port(filters)]
 
     async def _stream(self) -> StreamInfo:
         await self._streams.ensure()
@@ -240,6 +239,14 @@ def matches(pattern: str, subject: str) -> bool:
             return False
         given = given[: len(wanted)]
     return len(wanted) == len(given) and all(want in ("*", token) for want, token in zip(wanted, given, strict=True))
+
+
+def _at_any_port(filters: tuple[str, ...]) -> tuple[str, ...]:
+    """Return what is heard of the facts that are filtered for: a few more, for the stream decides."""
+    if not filters:
+        return subjects.FACT_SUBJECTS
+    anywhere = (subjects.at_any_port(name) for one in filters for name in subjects.by_name(one))
+    return tuple(dict.fromkeys(anywhere))
 
 
 async def _happened(event: asyncio.Event, bound_s: float) -> bool:

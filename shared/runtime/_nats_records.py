@@ -12,100 +12,22 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-import nats.errors
 import nats.js.errors
-import structlog
 from nats.js import JetStreamContext, api
 
-from shared.protocol import Message, encode, subjects
+from shared.pcie import timing
+from shared.protocol import Message, encode
 
 from ._nats_client import HoldfastClient
-from ._nats_errors import STREAM_NAME_IN_USE, STREAM_NOT_FOUND, WRONG_LAST_SEQUENCE, translated
+from ._nats_errors import STREAM_NOT_FOUND, WRONG_LAST_SEQUENCE, translated
+from ._nats_streams import BUCKET_STREAM, KEY_PREFIX, Streams
 from .bus import BusUnreachable, Entry, NobodyListens, Unanswered, WrongRevision
 
-RECORD_TIMEOUT_S: Final = 1.0  # for one JetStream request; the median is below 2 ms
-DUPLICATE_WINDOW_S: Final = 600.0  # a fact that is sent again within this time after a lost ack is not stored twice
-FACTS_MAX: Final = 1_000_000  # the oldest go first; some 300 MB
-_BUCKET_STREAM: Final = f"KV_{subjects.BUCKET}"
-_PREFIX: Final = f"$KV.{subjects.BUCKET}."
+RECORD_TIMEOUT_S: Final = timing.LEASE_ATTEMPT  # for one JetStream request; the median is below 2 ms
 _LISTED_AT_ONCE: Final = 64
-_SERVER_MIN: Final = (2, 11)  # the first that knows _EXPECTED_SUBJECT
 _EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
 _EXPECTED_SUBJECT: Final = "Nats-Expected-Last-Subject-Sequence-Subject"
 _TOMBSTONE_HEADERS: Final = ("KV-Operation", "Nats-Marker-Reason")
-
-_log = structlog.get_logger()
-
-
-class Streams:
-    """Sees to it that the stream of facts and the bucket exist, again after every reconnect: NATS may forget."""
-
-    def __init__(self, client: HoldfastClient, jetstream: JetStreamContext) -> None:
-        self._client = client
-        self._jetstream = jetstream
-        self._lock = asyncio.Lock()
-        self._seen_at: int | None = None  # the count of reconnects when both were last seen
-
-    async def ensure(self) -> None:
-        """Create what is missing. Several services may do so at the same time."""
-        async with self._lock:
-            reconnects: int = self._client.stats["reconnects"]
-            if self._seen_at == reconnects:
-                return
-            self._check_server()
-            for config in _CONFIGS:
-                await self._create(config)
-            self._seen_at = reconnects
-
-    def doubt(self) -> None:
-        """Look again before the next use: something said that a stream is missing."""
-        self._seen_at = None
-
-    def _check_server(self) -> None:
-        """Refuse a server that does not know `Nats-Expected-Last-Subject-Sequence-Subject`.
-
-        It would ignore it, and refuse every journal of the very owner: a lease would be adopted for ever, and no step
-        of its recovery follow.
-        """
-        version = self._client.connected_server_version
-        if (version.major, version.minor) < _SERVER_MIN:
-            needed = ".".join(map(str, _SERVER_MIN))
-            raise BusUnreachable(f"the NATS server is {version.major}.{version.minor}: {needed} or later is needed")
-
-    async def _create(self, config: api.StreamConfig) -> None:
-        with translated(self._client, f"stream {config.name}"):
-            try:
-                await self._jetstream.add_stream(config)
-            except nats.js.errors.BadRequestError as error:
-                if error.err_code != STREAM_NAME_IN_USE:
-                    raise
-                # It exists with another configuration, replicated perhaps: that is the operator's choice.
-                _log.debug("stream exists with a configuration of its own", stream=config.name)
-
-
-_CONFIGS: Final = (
-    api.StreamConfig(
-        name=subjects.FACT_STREAM,
-        description="Holdfast: every fact, the audit log",
-        subjects=list(subjects.FACT_SUBJECTS),
-        storage=api.StorageType.FILE,
-        max_msgs=FACTS_MAX,
-        discard=api.DiscardPolicy.OLD,
-        duplicate_window=DUPLICATE_WINDOW_S,
-        allow_direct=True,
-    ),
-    api.StreamConfig(
-        name=_BUCKET_STREAM,
-        description="Holdfast: ownership, recovery journals, the registry of devices",
-        subjects=[f"{_PREFIX}>"],
-        storage=api.StorageType.FILE,
-        max_msgs_per_subject=1,
-        discard=api.DiscardPolicy.NEW,
-        allow_rollup_hdrs=True,
-        deny_delete=True,
-        allow_direct=False,
-    ),
-)
 
 
 class Records:
@@ -118,7 +40,7 @@ class Records:
 
     async def get(self, key: str) -> Entry | None:
         """Read a record from the stream's leader; None where there is none, or only a tombstone."""
-        return _living(key, await self._last(_PREFIX + key))
+        return _living(key, await self._last(KEY_PREFIX + key))
 
     async def put(self, key: str, message: Message, *, revision: int) -> int:
         """Write if the key's revision still is `revision` (0: there is no record)."""
@@ -126,7 +48,7 @@ class Records:
         try:
             return await self._write(key, value, {_EXPECTED: str(revision)}, above=revision)
         except WrongRevision:
-            buried = None if revision else await self._last(_PREFIX + key)
+            buried = None if revision else await self._last(KEY_PREFIX + key)
             if buried is None or _living(key, buried) is not None:
                 raise
             assert buried.seq is not None
@@ -135,15 +57,15 @@ class Records:
 
     async def put_owned(self, key: str, message: Message, *, owner_key: str, owner_revision: int) -> int:
         """Write if the ownership record still has `owner_revision`, whatever the key itself holds."""
-        headers = {_EXPECTED: str(owner_revision), _EXPECTED_SUBJECT: _PREFIX + owner_key}
+        headers = {_EXPECTED: str(owner_revision), _EXPECTED_SUBJECT: KEY_PREFIX + owner_key}
         return await self._write(key, encode(message), headers, above=0)
 
     async def keys(self, prefix: str) -> tuple[Entry, ...]:
         """List the records whose key starts with `prefix`, in the order of their keys."""
         await self._streams.ensure()
-        with translated(self._client, _PREFIX + prefix):
-            info = await self._jetstream.stream_info(_BUCKET_STREAM, subjects_filter=f"{_PREFIX}{prefix}>")
-        found = sorted(subject.removeprefix(_PREFIX) for subject in info.state.subjects or ())
+        with translated(self._client, KEY_PREFIX + prefix):
+            info = await self._jetstream.stream_info(BUCKET_STREAM, subjects_filter=f"{KEY_PREFIX}{prefix}>")
+        found = sorted(subject.removeprefix(KEY_PREFIX) for subject in info.state.subjects or ())
         entries: list[Entry | None] = []
         for first in range(0, len(found), _LISTED_AT_ONCE):
             entries += await asyncio.gather(*map(self.get, found[first : first + _LISTED_AT_ONCE]))
@@ -153,7 +75,7 @@ class Records:
         await self._streams.ensure()
         with translated(self._client, subject):
             try:
-                return await self._jetstream.get_last_msg(_BUCKET_STREAM, subject)
+                return await self._jetstream.get_last_msg(BUCKET_STREAM, subject)
             except nats.js.errors.NotFoundError as error:
                 if error.err_code == STREAM_NOT_FOUND:
                     self._streams.doubt()
@@ -162,7 +84,7 @@ class Records:
     async def _write(self, key: str, value: bytes, headers: dict[str, str], *, above: int) -> int:
         await self._streams.ensure()
         try:
-            return await self._publish(_PREFIX + key, value, headers)
+            return await self._publish(KEY_PREFIX + key, value, headers)
         except NobodyListens:
             self._streams.doubt()
             raise
@@ -178,7 +100,7 @@ class Records:
         with translated(self._client, subject):
             try:
                 ack = await self._jetstream.publish(
-                    subject, value, timeout=RECORD_TIMEOUT_S, stream=_BUCKET_STREAM, headers=headers
+                    subject, value, timeout=RECORD_TIMEOUT_S, stream=BUCKET_STREAM, headers=headers
                 )
             except nats.js.errors.APIError as error:
                 if error.err_code not in WRONG_LAST_SEQUENCE:

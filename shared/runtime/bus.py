@@ -30,6 +30,22 @@ class BusUnreachable(BusError):  # noqa: N818 - named for what is true
     """There is no connection. Nothing was sent."""
 
 
+class BusRefused(BusError):  # noqa: N818 - named for what is true
+    """The bus will not have us, or we will not have it: trying again would not help. Says which file or server.
+
+    `exit_code`: that of a process that ends because of it, of sysexits.h (EX_PROTOCOL for the server's certificate,
+    EX_NOPERM for our credential).
+    """
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class NotPermitted(BusError):  # noqa: N818 - named for what is true
+    """The credential does not allow that. Nothing was sent on."""
+
+
 class Unanswered(BusError):  # noqa: N818 - named for what is true
     """No answer in time: the request may have been executed, or may be later. Not a refusal."""
 
@@ -100,6 +116,15 @@ class Bus(Protocol):
 
         Raises BusUnreachable (not sent), NobodyListens (not executed), Unanswered (unknown), ProtocolError (the reply
         is not of the type).
+        """
+
+    async def request_all(
+        self, subject: str, message: Message, reply: Any, *, timeout_s: float, quiet_s: float
+    ) -> tuple[Any, ...]:
+        """Ask everybody who listens; return the replies, in the order of their arrival.
+
+        The first is awaited for `timeout_s`, each other for `quiet_s` after the one before. Malformed ones are counted
+        and left out. Raises BusUnreachable.
         """
 
     async def subscribe(self, subject: str, kind: type[M], handler: Callable[[Incoming], None]) -> Subscription:

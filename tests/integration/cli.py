@@ -19,9 +19,12 @@ COMMAND_S: Final = 60.0
 class Cli:
     """Runs `holdfast` against one bench, or against none."""
 
-    def __init__(self, bench: Bench | None = None, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, bench: Bench | None = None, environment: Mapping[str, str] | None = None, *, user: str = "operator"
+    ) -> None:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("HOLDFAST_")}
         of_bench = {"HOLDFAST_NATS_URL": bench.fleet.url, "HOLDFAST_HOST": bench.host} if bench is not None else {}
+        of_bench |= bench.fleet.access(user) if bench is not None else {}
         self.environment = {**inherited, **of_bench, **(environment or {})}
 
     async def start(self, *arguments: str, stdin: int = subprocess.DEVNULL) -> asyncio.subprocess.Process:

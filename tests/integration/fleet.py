@@ -52,8 +52,7 @@ class Bench:
     async def __aenter__(self) -> Self:
         await self.fleet.__aenter__()
         try:
-            settings = Settings(nats_url=self.fleet.url, hosts=(self.host,), instance="test")
-            self.bus = await connect(settings, "test", timeout_s=ANSWER_S)
+            self.bus = await self.connect("operator")
             self._following = asyncio.create_task(self._follow())
             await self._settled()
         except BaseException:
@@ -69,6 +68,16 @@ class Bench:
             await self._following
         await self.bus.close()
         await self.fleet.stop()
+
+    async def connect(self, user: str) -> NatsBus:
+        """Connect as `user`, where the fleet has keys."""
+        environment = {
+            **self.fleet.access(user),
+            "HOLDFAST_NATS_URL": self.fleet.url,
+            "HOLDFAST_HOSTS": self.host,
+            "HOLDFAST_INSTANCE": "test",
+        }
+        return await connect(Settings.from_env("test", environment), "test", timeout_s=ANSWER_S)
 
     # --- Asking ---
 
@@ -174,7 +183,7 @@ class Bench:
             raise AssertionError(f"not within {timeout_s} s: {what}") from None
 
     async def _follow(self) -> None:
-        async for fact in self.bus.facts(follow=True):
+        async for fact in self.bus.facts((f"pcie.{self.host}.>",), follow=True):
             async with self._more:
                 self._facts.append(fact)
                 self._more.notify_all()
@@ -207,7 +216,7 @@ def start(topology: str, directory: Path, **options: Any) -> Bench:
     """Return a bench for a topology file's text; `options` are those of Fleet."""
     file = directory / "topology.toml"
     file.write_text(topology)
-    return Bench(Fleet(file, state_dir=directory / "state", on_line=_print_line, **options))
+    return Bench(Fleet(file, **{"state_dir": directory / "state", "on_line": _print_line, **options}))
 
 
 def _print_line(name: str, line: str) -> None:

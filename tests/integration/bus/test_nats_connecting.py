@@ -47,6 +47,23 @@ async def test_streams_with_a_configuration_of_their_own_are_left_alone(own_nats
         await until(lambda: bus.statistics().facts_pending == 0)
 
 
+async def test_replicas_that_a_single_server_cannot_keep_are_refused_with_what_to_set(
+    own_nats_server: NatsServer,
+) -> None:
+    settings = Settings(nats_url=own_nats_server.url, instance="s-1", replicas=3)
+    with pytest.raises(BusUnreachable, match="HOLDFAST_REPLICAS=1"):
+        await connect(settings, "test", timeout_s=1.5)
+
+
+async def test_a_command_makes_no_streams_and_says_that_they_are_missing(own_nats_server: NatsServer) -> None:
+    settings = Settings(nats_url=own_nats_server.url, instance="console-1")
+    with pytest.raises(BusUnreachable, match="no service of Holdfast has met this bus yet"):
+        await connect(settings, "console", timeout_s=1.5, creates=False)
+    client = await nats.connect(own_nats_server.url)
+    assert not await client.jetstream().streams_info()
+    await client.close()
+
+
 async def test_a_service_comes_up_after_its_server(own_nats_server: NatsServer) -> None:
     own_nats_server.stop()
     settings = Settings(nats_url=own_nats_server.url, instance="early")

@@ -7,6 +7,7 @@ import json
 
 import pytest
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 
 from shared.protocol import Message, Reason, Refused, decode, fabric
 from shared.protocol.facts import Interrupt
@@ -172,3 +173,30 @@ async def test_nothing_is_buffered_while_the_bus_is_down(own_nats_server: NatsSe
         await eventually(lambda: bus.publish("pcie.lab.x.irq.after", Interrupt(port=PORT)))
         await until(lambda: bool(heard))
         assert [incoming.subject for incoming in heard] == ["pcie.lab.x.irq.after"]
+
+
+async def test_everybody_who_listens_is_heard_and_who_talks_nonsense_is_left_out(
+    bus: NatsBus, person: Client, host: str
+) -> None:
+    subject = f"pcie.{host}.fabric.dump"
+
+    async def talk(asked: Msg) -> None:
+        await asked.respond(b"nonsense")
+
+    for _ in range(3):
+        await bus.serve(f"fabric-{host}", {subject: (fabric.Dump, Answering())})
+        await person.subscribe(subject, cb=talk)
+    await person.flush()
+    asked = fabric.Dump(function=PORT)
+    replies = await bus.request_all(subject, asked, fabric.DumpReply, timeout_s=PATIENCE_S, quiet_s=0.5)
+    # The three that are served share the work: one of them answers.
+    assert replies == (Refused(reason=Reason.POLICY, message="no"),)
+    assert bus.statistics().malformed == 3
+
+
+async def test_where_nobody_listens_nobody_is_waited_for(bus: NatsBus, host: str) -> None:
+    asked = fabric.Dump(function=PORT)
+    subject = f"pcie.{host}.fabric.dump"
+    async with asyncio.timeout(PATIENCE_S / 2):
+        replies = await bus.request_all(subject, asked, fabric.DumpReply, timeout_s=PATIENCE_S, quiet_s=0.5)
+    assert replies == ()

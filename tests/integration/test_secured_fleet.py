@@ -1,0 +1,202 @@
+"""The whole fleet under users of its own, over TLS: everything works as before, and a stolen key opens no other door."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import pytest_asyncio
+
+from shared.pcie import Address
+from shared.pcie import registers as r
+from shared.protocol import Reason, Refused, subjects
+from shared.protocol.fabric import (
+    Adopt,
+    AdoptReply,
+    Close,
+    CloseReply,
+    Execute,
+    ExecuteReply,
+    Open,
+    Opened,
+    OpenReply,
+    Operation,
+    Rank,
+    Reach,
+    Role,
+    Verb,
+)
+from shared.protocol.facts import What
+from shared.protocol.records import Owner
+from shared.runtime import NatsBus, NotPermitted
+from tests.integration.cli import Cli
+from tests.integration.conftest import TOPOLOGIES
+from tests.integration.fleet import Bench, start
+from tests.integration.promises import keeps, verdicts
+from tests.integration.secured import make_keys
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+PORT: Final = Address.parse("0000:00:02.0")
+FOREVER_S: Final = 3600.0  # what is not permitted is not waited for
+DENIED: Final = 77
+_AGAIN_S: Final = 0.2
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def secured(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Bench]:
+    directory: Path = tmp_path_factory.mktemp("secured-fleet")
+    keys = make_keys(directory / "keys")
+    async with start((TOPOLOGIES / "bench.toml").read_text(), directory, keys=keys) as running:
+        yield running
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def thief(secured: Bench) -> AsyncIterator[NatsBus]:
+    """Somebody with hotplug's key."""
+    bus = await secured.connect("hotplug")
+    yield bus
+    await bus.close()
+
+
+# --- It works ---
+
+
+async def test_p3_a_device_is_kept_and_everybody_may_look(secured: Bench) -> None:
+    since = secured.mark()
+    operator, viewer = Cli(secured), Cli(secured, user="viewer")
+    async with keeps(secured, "00:01.0", resets=True):
+        code, _, err = await operator.run("inject", "dpc", "00:01.0", "--reason", "uncorrectable")
+        assert code == 0, err
+        started = await secured.wait_fact(What.RECOVERY_STARTED, "00:01.0", since=since)
+        record = await secured.closed("00:01.0", started.lease, timeout_s=20)
+    assert verdicts(record) == {"0000:01:00.0": "kept"}
+    for command in (["doctor"], ["status"], ["topology"], ["leases"], ["history"], ["timeline"], ["logs"]):
+        code, out, err = await viewer.run(*command)
+        assert code == 0, f"{command}: {err}"
+        assert out
+
+
+async def test_a_viewer_may_watch(secured: Bench) -> None:
+    watching = await Cli(secured, user="viewer").start("watch", "--json")
+    assert watching.stdout is not None
+    line = asyncio.create_task(watching.stdout.readline())
+    try:
+        while not line.done():
+            await secured.inject("error", "03:00.0", names=["RxErr"])
+            await asyncio.wait({line}, timeout=_AGAIN_S)
+        assert json.loads(line.result())["host"] == "lab"
+    finally:
+        watching.kill()
+        await watching.wait()
+
+
+async def test_an_operator_may_reset_hold_and_switch_slots(secured: Bench) -> None:
+    operator = Cli(secured)
+    for command in (
+        ["reset", "03:00.0", "--yes"],
+        ["hold", "00:03.0", "--", "true"],
+        ["power", "off", "00:05.0", "--yes"],
+        ["power", "on", "00:05.0"],
+        ["dump", "03:00.0"],
+        ["log-level", "dpc", "debug"],
+    ):
+        code, _, err = await operator.run(*command)
+        assert code == 0, f"{command}: {err}"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["inject", "remove", "00:05.0"],
+        ["reset", "03:00.0", "--yes"],
+        ["hold", "00:03.0", "--", "true"],
+        ["power", "off", "00:04.0", "--yes"],
+    ],
+)
+async def test_a_viewer_may_do_nothing_and_is_told_so_at_once(secured: Bench, command: list[str]) -> None:
+    code, _, err = await Cli(secured, user="viewer").run(*command, "--timeout", str(FOREVER_S))
+    assert code == DENIED, err
+    assert "permits this credential no" in err
+
+
+# --- What hotplug's key opens, and what it does not ---
+
+
+def opening(lease: str, rank: Rank, reach: Reach) -> Open:
+    return Open(id=lease, port=PORT, rank=rank, cause="theft", holder="thief", reach=reach)
+
+
+async def ask(thief: NatsBus, role: Role, name: str, message: Any, reply: Any) -> Any:
+    return await thief.request(subjects.command("lab", role, name), message, reply, timeout_s=FOREVER_S)
+
+
+@pytest.mark.parametrize(
+    ("name", "message", "reply"),
+    [
+        ("open", opening("stolen", Rank.RECOVERY, Reach.RESET), OpenReply),
+        ("execute", Execute(token=1, n=1, operations=()), ExecuteReply),
+        ("adopt", Adopt(id="stolen", holder="thief"), AdoptReply),
+        ("close", Close(token=1), CloseReply),
+    ],
+)
+async def test_p7_a_stolen_hotplug_key_cannot_command_as_the_coordinator(
+    thief: NatsBus, name: str, message: Any, reply: Any
+) -> None:
+    with pytest.raises(NotPermitted):
+        await ask(thief, Role.COORDINATOR, name, message, reply)
+
+
+async def test_p1_a_stolen_hotplug_key_cannot_open_a_recovery(secured: Bench, thief: NatsBus) -> None:
+    for rank in (Rank.RECOVERY, Rank.EXTERNAL, Rank.USER):
+        refused = await ask(thief, Role.HOTPLUG, "open", opening("stolen", rank, Reach.RESET), OpenReply)
+        assert isinstance(refused, Refused)
+        assert refused.reason is Reason.ROLE
+    assert not [lease for lease in (await secured.leases()).leases if lease.id == "stolen"]
+
+
+@pytest.mark.parametrize(
+    ("register", "bit"),
+    [(r.BRIDGE_CONTROL, r.BridgeControl.SECONDARY_BUS_RESET), (r.LINK_CONTROL, r.LinkControl.LINK_DISABLE)],
+)
+async def test_p1_a_stolen_hotplug_key_cannot_write_a_reset_bit(
+    secured: Bench, thief: NatsBus, register: r.Register, bit: int
+) -> None:
+    wanted = opening(f"slot-theft-{bit}", Rank.SLOT_OPERATION, Reach.NOTHING)
+    opened = await ask(thief, Role.HOTPLUG, "open", wanted, OpenReply)
+    assert isinstance(opened, Opened), opened
+    express = (await secured.topology()).get(PORT).capabilities.express
+    base = 0 if register is r.BRIDGE_CONTROL else express
+    write = Operation(
+        verb=Verb.MODIFY,
+        function=PORT,
+        offset=base + register.offset,
+        width=register.width,
+        value=int(bit),
+        mask=int(bit),
+    )
+    refused = await ask(
+        thief, Role.HOTPLUG, "execute", Execute(token=opened.lease.token, n=1, operations=(write,)), ExecuteReply
+    )
+    assert isinstance(refused, Refused)
+    value = await secured.read(PORT, register, base)
+    assert value is not None
+    assert not value & int(bit)
+    await ask(thief, Role.HOTPLUG, "close", Close(token=opened.lease.token), CloseReply)
+
+
+@pytest.mark.parametrize("what", [What.RECOVERY_CLOSED, What.LEASE_CLOSED, What.CONTAINMENT_RELEASED])
+async def test_p10_a_stolen_hotplug_key_cannot_forge_an_outcome(thief: NatsBus, what: What) -> None:
+    with pytest.raises(NotPermitted):
+        await thief.request(subjects.fact("lab", PORT, what), Close(token=1), CloseReply, timeout_s=FOREVER_S)
+
+
+async def test_a_stolen_hotplug_key_cannot_write_the_journal_or_own_what_is_not_its_own(thief: NatsBus) -> None:
+    forged = Owner(owner="thief", beat=1)
+    for key in (subjects.recovery_key("lab", PORT), subjects.owner_key("lab", "coordinator")):
+        with pytest.raises(NotPermitted):
+            await thief.put(key, forged, revision=0)

@@ -30,11 +30,7 @@ async def host(context: Context) -> None:
         return RootPortActor(port, ports, counters)
 
     fabric = FabricClient(context.bus, context.host, Role.AER, context.settings.instance)
-    presence = await context.bus.serve(SERVICE, {})  # takes no requests, but answers who asks which services live
-    try:
-        await PortActors(context, SERVICE, fabric, wanted, make).run()
-    finally:
-        await presence.close()
+    await PortActors(context, SERVICE, fabric, wanted, make).run()
 
 
 if __name__ == "__main__":

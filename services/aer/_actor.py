@@ -15,7 +15,7 @@ from shared.pcie import Address, Function, Topology, error_wording
 from shared.pcie.errors import PROVOKED_UNCORRECTABLE, Severity
 from shared.pcie.registers import RootErrorStatus
 from shared.protocol.fabric import Lease
-from shared.protocol.facts import What
+from shared.protocol.facts import Ignored, What
 from shared.protocol.requests import Accepted, Cause, Recover
 from shared.runtime import FINAL, PortActor, PortActors, Wake, ask_recovery
 
@@ -25,6 +25,7 @@ from ._memory import Memory
 from ._sources import (
     BECAUSE,
     BOTH,
+    IGNORED,
     Case,
     Signs,
     Source,
@@ -171,7 +172,7 @@ class RootPortActor(PortActor):
                 self.retry()
         if verdict is not Verdict.RECOVER and (done or verdict is Verdict.CONTAINED):
             lease = covering(topology, case.port, leases)
-            self._ignore(case, BECAUSE[verdict], lease=None if lease is None else lease.id)
+            self._ignore(case, IGNORED[verdict], BECAUSE[verdict], lease=None if lease is None else lease.id)
         if done:
             self._memory.settle(case)
         return done
@@ -205,7 +206,7 @@ class RootPortActor(PortActor):
         if isinstance(reply, Accepted):
             return True
         if reply is not None and reply.reason in FINAL:
-            self._ignore(case, reply.message, lease=None if reply.lease is None else reply.lease.id)
+            self._ignore(case, Ignored.REFUSED, reply.message, lease=None if reply.lease is None else reply.lease.id)
             return True
         why = "no answer" if reply is None else reply.message
         self.context.log.info("recovery not accepted yet", port=str(case.port), cause=request.cause, why=why)
@@ -247,7 +248,7 @@ class RootPortActor(PortActor):
         sender = self.port.with_requester_id(survey.latch.uncorrectable_id)
         return error_wording.message_received(source.severity, sender, multiple=multiple, found=True)
 
-    def _ignore(self, case: Case, why: str, *, lease: str | None = None) -> None:
+    def _ignore(self, case: Case, reason: Ignored, why: str, *, lease: str | None) -> None:
         if not self._memory.first_saying(case.port, why):
             return
         self._facts.say(
@@ -255,6 +256,7 @@ class RootPortActor(PortActor):
             case.port,
             lease=lease,
             cause=_CAUSE[case.severity],
+            reason=reason,
             why=why,
             severity=case.severity,
             functions=[source.function for source in case.sources],
@@ -269,6 +271,7 @@ class RootPortActor(PortActor):
             What.ERROR_IGNORED,
             self.port,
             cause=_CAUSE[severity],
+            reason=Ignored.TRACELESS,
             why=TRACELESS,
             severity=severity,
             functions=[sender],
@@ -284,6 +287,7 @@ class RootPortActor(PortActor):
             self._facts.say(
                 What.ERROR_IGNORED,
                 source.port,
+                reason=Ignored.STALE,
                 why=_STALE,
                 severity=source.severity,
                 functions=[source.function],

@@ -8,7 +8,7 @@ from shared.pcie import Address, ErrorRegisters, Function, Topology, error_wordi
 from shared.pcie.errors import ErrorReport, Severity, uncorrectable_names
 from shared.pcie.registers import CORRECTABLE_STATUS, DEVICE_STATUS, ROOT_ERROR_STATUS, DeviceStatus, RootErrorStatus
 from shared.protocol.fabric import Operation
-from shared.protocol.facts import What
+from shared.protocol.facts import Ignored, What
 from shared.recovery import write
 from shared.runtime import Facts
 
@@ -101,6 +101,7 @@ class Correctables:
             self._root,
             functions=[source],
             severity=Severity.CORRECTABLE,
+            reason=Ignored.TRACELESS,
             why=TRACELESS,
             text=(error_wording.message_received(Severity.CORRECTABLE, source, multiple=multiple, found=False),),
         )

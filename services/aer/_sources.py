@@ -17,6 +17,7 @@ from shared.pcie import Address, ErrorRegisters, Function, Topology
 from shared.pcie.errors import PROVOKED_UNCORRECTABLE, ErrorReport, Severity
 from shared.pcie.registers import Correctable, RootErrorStatus, Uncorrectable
 from shared.protocol.fabric import Lease, Reach
+from shared.protocol.facts import Ignored
 
 from ._survey import RootLatch, Survey
 
@@ -121,6 +122,11 @@ BECAUSE: Final[dict[Verdict, str]] = {
     Verdict.CONTAINED: "the port, or one above it, is contained: DPC's case, one recovery (P6)",
     Verdict.PROVOKED: "a lease covers the port, and a reset provokes no other bits than these",
     Verdict.GONE: "surprise removal: no link and no presence, hotplug's case",
+}
+IGNORED: Final[dict[Verdict, Ignored]] = {
+    Verdict.CONTAINED: Ignored.CONTAINED,
+    Verdict.PROVOKED: Ignored.PROVOKED,
+    Verdict.GONE: Ignored.GONE,
 }
 
 

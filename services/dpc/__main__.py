@@ -27,11 +27,7 @@ async def host(context: Context) -> None:
     """Serve one host until the service stops."""
     # It only asks questions, which any role may; the role decides nothing but the subject of commands.
     fabric = FabricClient(context.bus, context.host, Role.AER, context.settings.instance)
-    presence = await context.bus.serve(SERVICE, {})  # takes no requests, but answers who asks which services live
-    try:
-        await PortActors(context, SERVICE, fabric, wanted, make).run()
-    finally:
-        await presence.close()
+    await PortActors(context, SERVICE, fabric, wanted, make).run()
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import Any, Final
 from shared.pcie import Address, Function, error_wording
 from shared.pcie.registers import DpcReason
 from shared.protocol import Refused
-from shared.protocol.facts import What
+from shared.protocol.facts import Ignored, What
 from shared.protocol.requests import Accepted, Cause, Recover
 from shared.runtime import FINAL, PortActor, PortActors, Wake, ask_recovery
 
@@ -43,7 +43,7 @@ class ContainmentActor(PortActor):
             how_far = progress(self._lease, await self.ports.fabric.leases(self.port))
         verdict = judge(containment, how_far)
         if verdict is Verdict.SPURIOUS:
-            self._ignore(containment, _SPURIOUS)
+            self._ignore(containment, Ignored.SPURIOUS, _SPURIOUS)
         if not containment.triggered:
             self._end_episode(keep=_SPURIOUS if verdict is Verdict.SPURIOUS else None)
         elif verdict is Verdict.RECOVER and (how_far is not Progress.UNKNOWN or wakes != {Wake.INTERRUPT}):
@@ -74,7 +74,7 @@ class ContainmentActor(PortActor):
             self.progressed()
             return
         if isinstance(reply, Refused) and reply.reason in FINAL:
-            self._ignore(containment, reply.message)
+            self._ignore(containment, Ignored.REFUSED, reply.message)
             return  # the trigger stays; the poll asks again
         why = "no answer" if reply is None else reply.message
         self.context.log.info("recovery not accepted yet", port=str(self.port), cause=request.cause, why=why)
@@ -120,9 +120,10 @@ class ContainmentActor(PortActor):
                 text=error_wording.bus_error(function, errors, report),
             )
 
-    def _ignore(self, containment: Containment, why: str) -> None:
+    def _ignore(self, containment: Containment, reason: Ignored, why: str) -> None:
         if self._first(why):
-            self._facts.say(What.CONTAINMENT_IGNORED, self.port, cause=Cause.DPC, why=why, status=containment.status)
+            about: dict[str, Any] = {"reason": reason, "why": why, "status": containment.status}
+            self._facts.say(What.CONTAINMENT_IGNORED, self.port, cause=Cause.DPC, **about)
 
     def _first(self, what: str) -> bool:
         fresh = what not in self._told

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from pathlib import Path
 from typing import Any, Final
 
 from shared.protocol import Reason
 from shared.protocol.fabric import Role
-from shared.runtime import EXIT_USAGE, Context, Fatal, Request, run
+from shared.runtime import EXIT_USAGE, Context, Fatal, Request, Settings, run
 
 from ._actor import Asked, Fabric, Returned, endpoints
 from ._leases import refuse
@@ -22,19 +23,28 @@ from ._machine_socket import MachineSocket
 _HARDWARE_S: Final = 2.0  # for the hardware to be there; without it, leases are answered for from the ledger
 
 
+def check(settings: Settings) -> None:
+    """Look whether there is one host, and a ledger that can be read and written. Raises Fatal."""
+    if len(settings.hosts) != 1:
+        raise Fatal("a fabric is one process per host: HOLDFAST_HOSTS must name one", EXIT_USAGE)
+    _open(settings.ledger).close()
+
+
 async def host(context: Context) -> None:
     """Serve the host until told to stop."""
-    if len(context.settings.hosts) != 1:
-        raise Fatal("a fabric is one process per host: HOLDFAST_HOSTS must name one", EXIT_USAGE)
-    try:
-        ledger = Ledger(context.settings.ledger)
-    except LedgerError as error:
-        raise Fatal(str(error), error.exit_code) from error
-    with contextlib.closing(ledger):
+    with contextlib.closing(_open(context.settings.ledger)) as ledger:
         await _serve(context, ledger)
 
 
+def _open(path: Path) -> Ledger:
+    try:
+        return Ledger(path)
+    except LedgerError as error:
+        raise Fatal(str(error), error.exit_code) from error
+
+
 async def _serve(context: Context, ledger: Ledger) -> None:
+    context.waiting = "no hardware has answered yet"
     hardware = MachineSocket(str(context.settings.machine_socket))
     fabric = Fabric(context, hardware, ledger)
     answering: set[asyncio.Task[None]] = set()
@@ -57,10 +67,11 @@ async def _serve(context: Context, ledger: Ledger) -> None:
         async with asyncio.timeout(_HARDWARE_S):
             await fabric.enumerated.wait()
     service = await context.bus.serve("fabric", endpoints(context.host, receive))
-    context.ready()
+    telling = asyncio.create_task(_tell_ready(context, fabric))
     try:
         ends: list[asyncio.Future[Any]] = [stopping, fabric.broken, *running]
-        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        with context.metrics.reading(fabric.gauges):
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         if fabric.broken.done():
             error = fabric.broken.result()
             raise Fatal(str(error), error.exit_code)
@@ -69,11 +80,17 @@ async def _serve(context: Context, ledger: Ledger) -> None:
                 task.result()
     finally:
         await service.close()
-        stopping.cancel()
-        for task in running:
+        tasks: list[asyncio.Task[Any]] = [stopping, telling, *running]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(stopping, *running, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _tell_ready(context: Context, fabric: Fabric) -> None:
+    """Be ready once the hardware has been seen: until then, the ledger is all that is known."""
+    await fabric.enumerated.wait()
+    context.ready()
 
 
 if __name__ == "__main__":
-    run("fabric", host, owned=False)
+    run("fabric", host, owned=False, check=check)

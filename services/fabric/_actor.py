@@ -7,7 +7,7 @@ synced before the answer leaves, and facts go to the bus after that.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import groupby
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -19,18 +19,19 @@ from shared.protocol import Message, Reason, Refused, fabric, subjects
 from shared.protocol.fabric import Role, Verb
 from shared.protocol.facts import What
 from shared.recovery import Do
-from shared.runtime import Actor, BusUnreachable, Context, Request
+from shared.runtime import Actor, BusUnreachable, Context, Reading, Request, actor_gauges
 
 from ._book import Enumerated, Said, Stored
 from ._effects import Command, Effect, Enumerate, Persist, Tell
 from ._execute import acknowledge, execute
+from ._gauges import lease_gauges
 from ._hardware import Hardware
 from ._interrupts import interrupt, sharing, snapshot_reads, vectors
 from ._leases import adopt, close, held, open_lease, refuse, resume
 from ._ledger import Ledger, LedgerError
 from ._questions import list_leases, read_registers, tell_topology
 from ._registers import Registers
-from ._silence import Hearing
+from ._silence import Hearing, silent
 from ._snapshot import Known
 from ._start import after_enumeration, held_back
 from ._topology import discover
@@ -99,6 +100,12 @@ class Fabric(Actor[Mail]):
         if isinstance(message, Asked):
             await message.request.answer(refuse(Reason.STOPPING, _STOPPING))
 
+    def gauges(self) -> Iterator[Reading]:
+        """Read the leases, and the mailbox."""
+        host = self._context.host
+        yield from lease_gauges(self._ledger.book, self._hearing, host, asyncio.get_running_loop().time())
+        yield from actor_gauges(host, self.name, (self.statistics(),))
+
     async def _guarded(self, work: Any) -> None:
         """Run, unless the ledger has failed; if it fails now, this was the last thing done."""
         if self.broken.done():
@@ -142,7 +149,9 @@ class Fabric(Actor[Mail]):
             case fabric.Execute():
                 return await self._run(execute(book, message, role))
             case fabric.Adopt():
-                return await self._run(adopt(book, message, role))
+                now = asyncio.get_running_loop().time()
+                silent_s = silent(self._hearing.get(message.id, now), now)
+                return await self._run(adopt(book, message, role, silent_s=silent_s))
             case fabric.Close():
                 return await self._run(close(book, message, role))
             case fabric.Beat():

@@ -214,8 +214,11 @@ def _tell_opened(lease: Lease, absorbed: tuple[str, ...]) -> Command[None]:
 # --- Adopt, close ---
 
 
-def adopt(book: Book, asked: Adopt, role: Role) -> Command[AdoptReply]:
-    """Fence the predecessor, mint a token, and say what is owed by the registers' word."""
+def adopt(book: Book, asked: Adopt, role: Role, *, silent_s: float) -> Command[AdoptReply]:
+    """Fence the predecessor, mint a token, and say what is owed by the registers' word.
+
+    `silent_s`, since the predecessor was last heard, decides nothing here: it is stated, and whether it was too long.
+    """
     holding = book.by_id(asked.id)
     if holding is None:
         ended = next((one for one in book.ended if one.retired.lease.id == asked.id), None)
@@ -230,7 +233,9 @@ def adopt(book: Book, asked: Adopt, role: Role) -> Command[AdoptReply]:
     book = yield Persist(Passed(id=asked.id, token=token, holder=asked.holder, debts=before.debts))
     owed = yield from debts.settle(before.debts, book.topology.domain(before.port))
     book = yield Persist(Passed(id=asked.id, token=token, holder=asked.holder, debts=owed))
-    yield tell(What.LEASE_ADOPTED, before.port, before.id, before.cause, holder=asked.holder, before=before.holder)
+    about = {"holder": asked.holder, "before": before.holder, "silent_s": round(silent_s, 3)}
+    expired = silent_s > before.allowed_s
+    yield tell(What.LEASE_ADOPTED, before.port, before.id, before.cause, **about, expired=expired)
     adopted = book.by_id(asked.id)
     assert adopted is not None
     return Adopted(lease=adopted.lease)

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any, Final
 
 from shared.pcie import Address, Function
 from shared.pcie import registers as r
 from shared.protocol import LeaseRef, Reason
 from shared.protocol.fabric import Condition
-from shared.protocol.facts import What
+from shared.protocol.facts import Ignored, What
 from shared.protocol.requests import Channel, SlotReport, SlotState
 from shared.runtime import Fenced, RefusedError, Request, Wake
 
@@ -24,9 +23,10 @@ from ._events import Events
 from ._indicators import clear, control, enables
 from ._judge import Row, Verdict, View, judge
 from ._keeper import Keeper, Shop, Survey
+from ._look import Look
 from ._operation import Held, SlotOperation, slot_operation
 from ._presence import Presence, reseated
-from ._reading import CHANGES, Reading, look, seen
+from ._reading import CHANGES, look, seen
 from ._slot import OCCUPIED, SlotEvent, following
 from ._survey import compare
 from ._work import NotReady, Work
@@ -37,16 +37,6 @@ _DEFERRED_LOOK_S: Final = 1.0  # while events are deferred, if no hint should te
 _WORKING: Final = frozenset({SlotState.POWER_ON, SlotState.POWER_OFF})
 _DECODES: Final = r.Command.MEMORY_SPACE | r.Command.BUS_MASTER
 _SWITCHED_OFF: Final = r.Command.MEMORY_SPACE  # of _DECODES: as a safe removal leaves a function
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """One look, judged."""
-
-    reading: Reading
-    survey: Survey
-    row: Row
-    why: str  # the row's reason, and what in particular
 
 
 class SlotActor(Keeper):
@@ -257,7 +247,7 @@ class SlotActor(Keeper):
             return
         latched = found.reading.latched
         await operation.do(clear(self.function, latched), provided=(self._provided(link=True),))
-        self.say(What.SLOT_IGNORED, None, lease=operation.lease, latched=latched, why=found.why)
+        self.say(What.SLOT_IGNORED, None, lease=operation.lease, **found.ignored(Ignored.SAME_DEVICE))
         told = self.compared(found.survey)
         for device in self.devices():
             if device.function not in told:
@@ -270,7 +260,7 @@ class SlotActor(Keeper):
             return
         await operation.do(clear(self.function, found.reading.latched), provided=(self._provided(link=False),))
         self.resting = self._retry_at = None
-        self.say(What.SLOT_IGNORED, None, lease=operation.lease, latched=found.reading.latched, why=found.why)
+        self.say(What.SLOT_IGNORED, None, lease=operation.lease, **found.ignored(Ignored.NOTHING_LEFT))
 
     async def _grace(self, found: Look) -> bool:
         """Freeze the channels and look again later: a recovery may be about to speak, or the device to answer."""

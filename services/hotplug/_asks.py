@@ -20,7 +20,8 @@ from ._presence import Presence
 from ._slot import OCCUPIED
 
 if TYPE_CHECKING:
-    from ._actor import Look, SlotActor
+    from ._actor import SlotActor
+    from ._look import Look
 
 _ON: Final = "power_on"
 

@@ -19,7 +19,8 @@ from ._slot import OCCUPIED, SlotEvent
 from ._work import status_of
 
 if TYPE_CHECKING:
-    from ._actor import Look, SlotActor
+    from ._actor import SlotActor
+    from ._look import Look
     from ._operation import SlotOperation
 
 _FAULT_SETTLE_S: Final = 0.02  # ours: a fault that lasts has latched again by then (CVE-2021-47617)

@@ -110,7 +110,9 @@ class Keeper(PortActor):
         """Read the leases, and ask every function that none covers who it is. `ours`: our own slot operation."""
         leases = Leases(await self.shop.fabric.leases(), self.shop.topology, ours)
         uncovered = [device for device in self.devices() if leases.over(device.function) is None]
-        return Survey(leases, await findings(self.shop.fabric, self.shop.topology, uncovered))
+        found = Survey(leases, await findings(self.shop.fabric, self.shop.topology, uncovered))
+        self.has_read()  # a slot may now be brought up, which takes as long as its device takes
+        return found
 
     # --- What it does ---
 

@@ -35,7 +35,7 @@ class What(StrEnum):
     LINK_UP = "link.up"
     SLOT_STATE = "slot.state"  # from, to, why
     SLOT_DEFERRED = "slot.deferred"  # events left latched for the lease that covers the slot
-    SLOT_IGNORED = "slot.ignored"  # events that changed nothing: why
+    SLOT_IGNORED = "slot.ignored"  # events that changed nothing: reason, why
     SLOT_BUTTON = "slot.button"
     SLOT_POWER_FAULT = "slot.power_fault"
     SLOT_LATCH = "slot.latch"  # MRL opened or closed
@@ -75,6 +75,20 @@ class What(StrEnum):
     RECOVERY_PROGRESS = "recovery.progress"
     RECOVERY_ERRORS = "recovery.errors"  # error status read after the link returned
     RECOVERY_CLOSED = "recovery.closed"  # outcome per function
+
+
+class Ignored(StrEnum):
+    """Why nothing was done about an event: `reason` of slot.ignored, error.ignored and containment.ignored."""
+
+    SAME_DEVICE = "same_device"  # hotplug: the link came back, and the same device answers
+    NOTHING_LEFT = "nothing_left"  # hotplug: a change that left an empty slot as it was
+    CONTAINED = "contained"  # aer: the port or one above is contained, which is dpc's case
+    PROVOKED = "provoked"  # aer: what a reset provokes, under its lease
+    GONE = "gone"  # aer: a surprise removal, which is hotplug's case
+    TRACELESS = "traceless"  # aer: a message that no function has the status of
+    STALE = "stale"  # aer: older than the service
+    SPURIOUS = "spurious"  # dpc: an interrupt status without a trigger
+    REFUSED = "refused"  # aer, dpc: the coordinator will not recover it, whoever asks
 
 
 class Fact(Message, frozen=True):

@@ -12,6 +12,7 @@ from shared.protocol import to_builtins
 from shared.protocol.facts import Fact, What
 
 from ._logs import KEYS
+from ._metrics import Metrics
 from .bus import Bus
 
 # Data under a name that a log line needs itself is logged under `data_<name>`.
@@ -21,11 +22,12 @@ _RESERVED: Final = frozenset({*KEYS, "exc_info", "stack_info"}) - {"step", "toke
 class Facts:
     """States facts about one host in the name of one service."""
 
-    def __init__(self, bus: Bus, service: str, host: str) -> None:
+    def __init__(self, bus: Bus, service: str, host: str, metrics: Metrics | None = None) -> None:
         self._bus = bus
         self._service = service
         self._host = host
         self._seq = 0
+        self._count = None if metrics is None else metrics.tenure(host)
         self._log = structlog.get_logger().bind(service=service, host=host)
 
     def say(
@@ -45,6 +47,8 @@ class Facts:
             data=to_builtins(data),
         )
         self._bus.record(fact)
+        if self._count is not None:
+            self._count(fact)
         keys = {"port": str(port), "lease": lease, "cause": cause}
         known = {key: value for key, value in keys.items() if value is not None}
         named = {f"data_{key}" if key in _RESERVED else key: value for key, value in fact.data.items()}

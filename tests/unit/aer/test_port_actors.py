@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
@@ -12,7 +13,7 @@ from shared.pcie import Address, Topology
 from shared.protocol import Reason, Refused, subjects
 from shared.protocol.fabric import Role
 from shared.protocol.facts import Fact, Interrupt, What
-from shared.runtime import BusUnreachable, FabricClient, Incoming, PortActor, PortActors, RefusedError, Wake
+from shared.runtime import BusUnreachable, Context, FabricClient, Incoming, PortActor, PortActors, RefusedError, Wake
 from tests.port_bench import DOWN_0, HOST, ROOT, SWITCH_ROOT, Bench
 
 
@@ -24,11 +25,15 @@ class Watcher(PortActor):
         self.looks: list[frozenset[Wake]] = []
         self.looked = asyncio.Event()
         self.troubles: list[Exception] = []
+        self.busy: asyncio.Event | None = None  # until then, a look does something after it has read
 
     async def look(self, wakes: frozenset[Wake]) -> None:
         self.looks.append(wakes)
         if self.troubles:
             raise self.troubles.pop(0)
+        if self.busy is not None:
+            self.has_read()
+            await self.busy.wait()
         self.looked.set()
 
     async def next(self) -> frozenset[Wake]:
@@ -44,12 +49,15 @@ class Lab:
     def __init__(self) -> None:
         self.bench = Bench()
         self.watchers: dict[Address, Watcher] = {}
+        self.troubles: dict[Address, list[Exception]] = {}  # of the first looks
+        self.busy: dict[Address, asyncio.Event] = {}
         self.complete = asyncio.Event()
         client = FabricClient(self.bench, HOST, Role.AER, "test")  # type: ignore[arg-type]
         self.ports = PortActors(self.bench.context, "aer", client, _roots, self._make)
 
     def _make(self, port: Address, ports: PortActors) -> Watcher:
-        self.watchers[port] = Watcher(port, ports)
+        watcher = self.watchers[port] = Watcher(port, ports)
+        watcher.troubles, watcher.busy = self.troubles.get(port, []), self.busy.get(port)
         if len(self.watchers) == len(_roots(self.bench.topology)):
             self.complete.set()
         return self.watchers[port]
@@ -82,6 +90,57 @@ async def lab() -> AsyncIterator[Lab]:
     yield lab
     lab.bench.context.stopping.set()
     await asyncio.wait_for(running, 2)
+
+
+@contextlib.asynccontextmanager
+async def begun(lab: Lab) -> AsyncIterator[Context]:
+    """Run a lab whose hardware is not as it should be, to the end of its first looks."""
+    running = asyncio.create_task(lab.ports.run())
+    await calm()
+    yield lab.bench.context
+    lab.bench.context.stopping.set()
+    await running
+
+
+async def calm() -> None:
+    """Let everything run that can."""
+    for _ in range(100):
+        await asyncio.sleep(0)
+
+
+async def test_p9_the_service_is_ready_once_the_registers_of_every_port_have_been_read(lab: Lab) -> None:
+    await calm()
+    assert lab.bench.context.waiting is None
+
+
+async def test_a_port_that_could_not_be_read_keeps_the_service_from_being_ready_and_is_named() -> None:
+    lab = Lab()
+    lab.troubles[ROOT] = [BusUnreachable("gone")]
+    async with begun(lab) as context:
+        assert context.waiting == f"not read yet: {ROOT}"
+        lab.hint(ROOT)
+        await calm()
+        assert context.waiting is None
+
+
+async def test_what_a_look_does_after_it_has_read_is_not_waited_for() -> None:
+    lab = Lab()
+    lab.busy[ROOT] = asyncio.Event()
+    async with begun(lab) as context:
+        assert len(lab.watchers[ROOT].looks) == 1
+        assert context.waiting is None
+
+
+async def test_a_fabric_that_has_found_no_hardware_yet_is_asked_again_before_anybody_is_ready() -> None:
+    lab = Lab()
+    hardware, lab.bench.topology = lab.bench.topology, Topology()
+    async with begun(lab) as context:
+        assert context.waiting == "the fabric has not found any hardware yet"
+        lab.bench.topology = hardware
+        lab.ports.changed()
+        await lab.started()
+        await calm()
+        assert context.waiting is None
 
 
 async def test_an_interrupt_wakes_its_port_alone(lab: Lab) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -62,6 +63,18 @@ async def test_p7_a_deposed_holder_is_refused_for_good_also_after_a_restart(rig:
         await rig.restart()
     assert rig.bench.get(ROOT, BRIDGE_CONTROL) == 0
     assert isinstance(await rig.ask(Beat(token=adopted.lease.token)), Alive)
+
+
+async def test_p10_an_adoption_says_how_long_the_predecessor_was_silent_and_whether_that_was_too_long(rig: Rig) -> None:
+    lease = await opened(rig, ROOT)
+    await rig.ask(Adopt(id=lease.id, holder="hasty"))
+    long_ago = asyncio.get_running_loop().time() - lease.allowed_s - 1
+    rig.fabric._hearing.note(lease.id, long_ago)
+    await rig.ask(Adopt(id=lease.id, holder="patient"))
+    hasty, patient = rig.facts("lease.adopted")
+    assert (hasty.data["before"], hasty.data["expired"]) == (lease.holder, False)
+    assert (patient.data["before"], patient.data["expired"]) == ("hasty", True)
+    assert hasty.data["silent_s"] < lease.allowed_s < patient.data["silent_s"]
 
 
 async def test_p7_a_token_is_good_only_from_the_role_that_opened_it(rig: Rig) -> None:

@@ -263,7 +263,9 @@ class Lab:
             ownership=SimpleNamespace(put_owned=self.store.put_owned, tenure="7"),
             log=SimpleNamespace(info=lambda *_, **__: None, warning=lambda *_, **__: None),
         )
-        actors = SimpleNamespace(topology=self.bench.topology, context=self.context, changed=lambda: None)
+        actors = SimpleNamespace(
+            topology=self.bench.topology, context=self.context, changed=lambda: None, has_read=lambda _: None
+        )
         context: Any = self.context
         self.shop = Shop(context, cast("Any", fabric), cast("Any", actors), Registry(context), Drivers(context))
         self.actor = SlotActor(PORT, self.shop)

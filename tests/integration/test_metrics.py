@@ -1,0 +1,330 @@
+"""Must show 4: /metrics of real processes, read by a real parser, says what the facts of the same run say."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from services.console._fleet import SERVICES, Fleet
+from shared.pcie import Address
+from shared.protocol import Refused, subjects
+from shared.protocol.fabric import Open, OpenReply, Rank, Role
+from shared.protocol.facts import Fact, What
+from tests.integration.conftest import TOPOLOGIES
+from tests.integration.fleet import Bench
+from tests.integration.promises import keeps
+
+PORT: Final = "0000:00:01.0"
+DRIVE: Final = "0000:01:00.0"
+AER_PORT: Final = "0000:00:03.0"
+AER_DRIVE: Final = "0000:03:00.0"
+PULLED: Final = "0000:00:09.0"
+
+Labels = tuple[str, ...]
+Samples = list[tuple[Mapping[str, str], float]]
+
+
+class Scraper:
+    """Knows from the logs where each service serves its metrics, and reads them."""
+
+    def __init__(self) -> None:
+        self._urls: dict[str, str] = {}
+
+    def hear(self, name: str, line: str) -> None:
+        """Take a log line of a service."""
+        if '"health served"' in line:
+            self._urls[name] = json.loads(line)["url"]
+
+    async def text(self, name: str) -> str:
+        """Return what /metrics answers."""
+        async with aiohttp.ClientSession() as session, session.get(f"{self._urls[name]}/metrics") as response:
+            assert response.status == 200
+            return await response.text()
+
+    async def samples(self, *names: str) -> dict[str, Samples]:
+        """Return the samples of these services, by metric."""
+        found: dict[str, Samples] = {}
+        for name in names:
+            for family in text_string_to_metric_families(await self.text(name)):
+                for sample in family.samples:
+                    found.setdefault(sample.name, []).append((sample.labels, sample.value))
+        return found
+
+    async def value(self, name: str, metric: str, **labels: str) -> float | None:
+        """Return the sum of one metric of one service; None where there is no such series."""
+        samples = (await self.samples(name)).get(metric, [])
+        found = [value for having, value in samples if labels.items() <= having.items()]
+        return sum(found) if found else None
+
+
+@pytest.fixture
+def scraper() -> Scraper:
+    return Scraper()
+
+
+@pytest.fixture
+async def bench(tmp_path: Path, scraper: Scraper) -> AsyncIterator[Bench]:
+    topology = tmp_path / "topology.toml"
+    topology.write_text((TOPOLOGIES / "bench.toml").read_text())
+    quick = {"HOLDFAST_OWNER_S": "2"}
+    fleet = Fleet(topology, state_dir=tmp_path / "state", environment=quick, on_line=scraper.hear)
+    async with Bench(fleet) as running:
+        yield running
+
+
+# --- What the facts say, counted without any of the code that makes the metrics ---
+
+
+def by_kind(facts: list[Fact]) -> Counter[Labels]:
+    return Counter((fact.service, fact.what.value) for fact in facts)
+
+
+def leases_closed(facts: list[Fact]) -> Counter[Labels]:
+    closed = [fact for fact in facts if fact.what is What.LEASE_CLOSED]
+    return Counter((str(fact.cause), outcome(fact.data["outcomes"])) for fact in closed)
+
+
+def outcome(outcomes: dict[str, list[str]]) -> str:
+    """Only what happens in these stories: everything recovered, or nothing was concerned."""
+    (result,) = {said[0] for said in outcomes.values()} or {"none"}
+    return result
+
+
+def recoveries(facts: list[Fact]) -> Counter[Labels]:
+    closed = [fact for fact in facts if fact.what is What.RECOVERY_CLOSED]
+    return Counter((str(fact.cause), verdict(fact.data)) for fact in closed)
+
+
+def verdict(data: dict[str, Any]) -> str:
+    (said,) = set(data["verdicts"].values()) or {"none"}
+    return str(said)
+
+
+def refusals(facts: list[Fact]) -> Counter[Labels]:
+    return Counter((fact.data["reason"],) for fact in facts if fact.what is What.LEASE_REFUSED)
+
+
+def ignored(facts: list[Fact]) -> Counter[Labels]:
+    return Counter((fact.service, fact.data["reason"]) for fact in facts if fact.what.endswith(".ignored"))
+
+
+def errors(facts: list[Fact]) -> Counter[Labels]:
+    """The last totals of each function, and single errors where no totals are told."""
+    found: Counter[Labels] = Counter()
+    for fact in facts:
+        kind, _, severity = fact.what.partition(".")
+        if kind != "error" or severity == "ignored":
+            continue
+        key = (fact.service, fact.data["function"], severity)
+        if "counts" in fact.data:
+            found.update({(*key, name): total - found[*key, name] for name, total in fact.data["counts"].items()})
+        else:
+            found.update((*key, name) for name in fact.data.get("names", ()))
+    return found
+
+
+FIGURES: Final = {
+    "holdfast_facts_total": (("service", "what"), by_kind),
+    "holdfast_leases_closed_total": (("cause", "outcome"), leases_closed),
+    "holdfast_recoveries_total": (("cause", "outcome"), recoveries),
+    "holdfast_fence_refusals_total": (("reason",), refusals),
+    "holdfast_events_ignored_total": (("service", "reason"), ignored),
+    "holdfast_errors_total": (("service", "function", "severity", "error"), errors),
+}
+
+
+async def disagreements(bench: Bench, scraper: Scraper) -> str:
+    """Compare every figure with the facts; return what differs."""
+    scraped = await scraper.samples(*SERVICES)
+    told = []
+    for metric, (labels, count) in FIGURES.items():
+        figures: Counter[Labels] = Counter()
+        for having, value in scraped.get(metric, []):
+            assert having["host"] == bench.host
+            figures[tuple(having[label] for label in labels)] += int(value)
+        facts = +count(bench.facts())
+        if +figures != facts:
+            told.append(f"{metric}: scraped {dict(+figures - facts)} more, {dict(facts - figures)} less than the facts")
+    took = [fact.data["took_s"] for fact in bench.facts(What.RECOVERY_CLOSED) if "took_s" in fact.data]
+    name = "holdfast_recovery_duration_seconds"
+    count_, sum_ = (sum(value for _, value in scraped[f"{name}_{what}"]) for what in ("count", "sum"))
+    if count_ != len(took) or sum_ != pytest.approx(sum(took)):
+        told.append(f"{name}: {count_}, {sum_} s, and the facts say {took}")
+    return "\n".join(told)
+
+
+async def agrees(bench: Bench, scraper: Scraper) -> None:
+    """Wait until the fleet is calm and every figure agrees with the facts."""
+    last = ""
+
+    async def look() -> bool | None:
+        nonlocal last
+        last = await disagreements(bench, scraper)
+        return not last or None
+
+    try:
+        await bench.eventually(look, "figures that agree with the facts")
+    except AssertionError as late:
+        raise AssertionError(last) from late
+
+
+async def be_refused(bench: Bench, times: int) -> None:
+    """Ask as hotplug, which may not, for a recovery's lease."""
+    asked = Open(id="forged", port=Address.parse(PORT), rank=Rank.RECOVERY, cause="dpc", holder="forger")
+    for _ in range(times):
+        reply = await bench.request(subjects.command(bench.host, Role.HOTPLUG, "open"), asked, OpenReply)
+        assert isinstance(reply, Refused)
+
+
+async def flood(bench: Bench) -> None:
+    """Inject one error after another, until not every one is told."""
+
+    async def held_back() -> bool | None:
+        await bench.inject("error", AER_DRIVE, names=["BadTLP"])
+        return any(fact.data["held_back"] for fact in bench.facts(What.ERROR_CORRECTABLE)) or None
+
+    await bench.eventually(held_back, "errors held back", 30)
+
+
+async def test_p10_every_figure_agrees_with_the_facts_of_the_same_run(bench: Bench, scraper: Scraper) -> None:
+    since = bench.mark()
+    async with keeps(bench, PORT, resets=True):
+        await bench.inject("dpc", PORT, reason="uncorrectable")
+        started = await bench.wait_fact(What.RECOVERY_STARTED, PORT, since=since)
+        await bench.closed(PORT, started.lease)
+    async with keeps(bench, AER_PORT, resets=True):
+        await bench.inject("error", AER_DRIVE, names=["MalfTLP"])
+        started = await bench.wait_fact(What.RECOVERY_STARTED, AER_PORT, since=since)
+        await bench.closed(AER_PORT, started.lease)
+    await flood(bench)
+    await be_refused(bench, 3)
+    await bench.inject("remove", PULLED)
+    await bench.wait_fact(What.ERROR_IGNORED, PULLED, since=since)
+    await agrees(bench, scraper)
+
+    # And they are the figures that the story makes one expect, so that nothing agrees with nothing.
+    assert await scraper.value("coordinator", "holdfast_recoveries_total", cause="dpc", outcome="kept") == 1
+    assert await scraper.value("coordinator", "holdfast_recoveries_total", cause="aer_fatal", outcome="kept") == 1
+    assert await scraper.value("fabric", "holdfast_fence_refusals_total", reason="role") == 3
+    assert await scraper.value("aer", "holdfast_events_ignored_total", reason="gone") == 1
+    told = len(bench.facts(What.ERROR_CORRECTABLE))
+    counted = await scraper.value("aer", "holdfast_errors_total", function=AER_DRIVE, error="BadTLP")
+    assert counted is not None
+    assert counted > told
+    fatal = await scraper.value("aer", "holdfast_errors_total", function=AER_DRIVE, severity="fatal", error="MalfTLP")
+    assert fatal == 1
+
+
+async def test_the_gauges_show_a_mask_while_it_lasts_and_nothing_after_it(bench: Bench, scraper: Scraper) -> None:
+    await bench.inject("driver", DRIVE, driver={"name": "nvme", "delay_s": {"error_detected": 2.0}})
+    since = bench.mark()
+    await bench.inject("dpc", PORT, reason="uncorrectable")
+    masked = await bench.wait_fact(What.LEASE_MASKED, PORT, since=since)
+    (lease,) = (await bench.leases()).leases
+    scraped = await scraper.samples("fabric")
+    [(labels, age)] = scraped["holdfast_mask_age_seconds"]
+    assert labels == {"service": "fabric", "host": "lab", "port": PORT, "lease": masked.lease, "cause": "dpc"}
+    assert 0 <= lease.age_s <= age
+    [(labels, allowed)] = scraped["holdfast_lease_allowed_seconds"]
+    assert (labels["lease"], allowed) == (lease.id, lease.allowed_s)
+    [(labels, silent)] = scraped["holdfast_lease_silent_seconds"]
+    assert labels["port"] == PORT
+    assert silent < allowed
+    assert await scraper.value("fabric", "holdfast_leases_open", rank="recovery") == 1
+    await bench.closed(PORT, masked.lease)
+
+    async def gone() -> bool | None:
+        return await scraper.value("fabric", "holdfast_mask_age_seconds") is None or None
+
+    await bench.eventually(gone, "no mask")
+    assert await scraper.value("fabric", "holdfast_leases_open", rank="recovery") == 0
+
+
+async def test_a_lease_whose_holder_died_is_seen_to_fall_silent_and_counts_as_expired_when_it_is_taken_over(
+    bench: Bench, scraper: Scraper
+) -> None:
+    await bench.inject("driver", DRIVE, driver={"name": "nvme", "delay_s": {"error_detected": 2.0}})
+    since = bench.mark()
+    await bench.inject("dpc", PORT, reason="uncorrectable")
+    started = await bench.wait_fact(What.RECOVERY_STARTED, PORT, since=since)
+    bench.kill("coordinator")
+
+    async def outlived() -> bool | None:
+        """What the alert HoldfastMaskOutlivesLease begins with, when it is not yet time to raise it."""
+        silent = await scraper.value("fabric", "holdfast_lease_silent_seconds", lease=str(started.lease))
+        allowed = await scraper.value("fabric", "holdfast_lease_allowed_seconds", lease=str(started.lease))
+        return (silent is not None and allowed is not None and silent > allowed) or None
+
+    await bench.eventually(outlived, "the lease is silent for longer than it is allowed", 20)
+    await bench.restart("coordinator")
+    await bench.closed(PORT, started.lease, timeout_s=30)
+    adopted = await bench.wait_fact(What.LEASE_ADOPTED, PORT, since=since)
+    assert adopted.data["expired"]
+    assert adopted.data["silent_s"] > 5.0
+    assert await scraper.value("fabric", "holdfast_leases_adopted_total", cause="dpc") == 1
+    assert await scraper.value("fabric", "holdfast_leases_expired_total", cause="dpc") == 1
+
+
+async def test_one_instance_owns_the_host_and_the_other_stands_by_until_it_takes_over(
+    bench: Bench, scraper: Scraper
+) -> None:
+    await bench.fleet.spawn("coordinator", "second")
+
+    async def standing(name: str, owner: int, standby: int) -> None:
+        async def look() -> bool | None:
+            seen = [await scraper.value(name, f"holdfast_{role}", host="lab") for role in ("owner", "standby")]
+            return seen == [owner, standby] or None
+
+        await bench.eventually(look, f"{name} owner {owner}, standby {standby}", 30)
+
+    async def listening() -> bool | None:
+        return "second" in scraper._urls or None
+
+    await bench.eventually(listening, "the second coordinator serves its metrics", 30)
+    await standing("coordinator", 1, 0)
+    await standing("second", 0, 1)
+    bench.kill("coordinator")
+    await standing("second", 1, 0)
+    assert await scraper.value("fabric", "holdfast_owner") is None
+
+
+async def test_a_bus_that_is_away_is_told_and_so_is_its_return(bench: Bench, scraper: Scraper) -> None:
+    assert await scraper.value("fabric", "holdfast_bus_connected") == 1
+    bench.kill("nats")
+
+    async def connected(value: int) -> bool | None:
+        return await scraper.value("fabric", "holdfast_bus_connected") == value or None
+
+    await bench.eventually(lambda: connected(0), "the fabric is off the bus", 30)
+    await bench.restart("nats")
+    await bench.eventually(lambda: connected(1), "the fabric is back", 30)
+    assert (await scraper.value("fabric", "holdfast_bus_reconnects_total") or 0) >= 1
+
+
+async def test_prometheus_itself_finds_nothing_to_say_against_what_every_service_tells(
+    bench: Bench, scraper: Scraper
+) -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed (it comes with Prometheus)")
+    await be_refused(bench, 1)
+    for name in SERVICES:
+        checking = await asyncio.create_subprocess_exec(
+            promtool,
+            "check",
+            "metrics",
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        said, _ = await checking.communicate((await scraper.text(name)).encode())
+        assert (checking.returncode, said) == (0, b""), name

@@ -66,6 +66,11 @@ def line(fact: Fact) -> Text:
     )
 
 
+def of_host(host: str) -> tuple[str, ...]:
+    """Return the subjects of all facts of a host."""
+    return tuple(subjects.fact(host, "*", f"{kind}.>") for kind in subjects.FACT_KINDS)
+
+
 async def _last(facts: AsyncIterator[Fact], lease: str | None, limit: int | None) -> AsyncIterator[Fact]:
     kept: deque[Fact] = deque(maxlen=limit)
     async for fact in facts:
@@ -82,7 +87,7 @@ async def _last(facts: AsyncIterator[Fact], lease: str | None, limit: int | None
 async def _subjects(session: Session, port: str | None) -> tuple[str, ...]:
     """Return the fact subjects of the host, or of what concerns `port`: the port, what is below, and its port above."""
     if port is None:
-        return tuple(subjects.fact(session.host, "*", f"{kind}.>") for kind in subjects.FACT_KINDS)
+        return of_host(session.host)
     concerned = await _concerned(session, port)
     return tuple(
         subjects.fact(session.host, address, f"{kind}.>") for address in concerned for kind in subjects.FACT_KINDS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -12,6 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from shared.protocol import to_builtins
+
+from ._exit import ExitCode, Failure
 
 _PIPE_WIDTH: Final = 200  # columns where there is no terminal: a table that is wrapped cannot be searched
 _VALUE_MAX: Final = 160  # characters; `--json` has all of them
@@ -28,6 +31,14 @@ def print_json(value: Any) -> None:
     """Print one JSON document on one line, at once: a stream of them is NDJSON."""
     text = msgspec.json.encode(to_builtins(value)).decode()
     print(text, flush=True)  # noqa: T201 - stdout is this command's interface
+
+
+def write_file(path: Path, text: str) -> None:
+    """Write a file that the user named. Raises Failure where that cannot be."""
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise Failure(ExitCode.USAGE, f"{path} cannot be written: {error.strerror}") from error
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]], *, empty: str) -> None:

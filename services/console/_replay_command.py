@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import signal
 from collections.abc import Coroutine
@@ -16,19 +15,21 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from shared.protocol import subjects
 from shared.protocol.facts import Fact
 
 from ._exit import ExitCode, Failure
+from ._facts import of_host
 from ._kernel_log import KernelLog, LogError, load, parse
-from ._output import console, print_json
+from ._lease_facts import chosen, last_recovery
+from ._output import console, print_json, write_file
 from ._replay import Replayed
 from ._replay import replay as run_replay
 from ._replay_facts import Source
 from ._replay_plan import Plan, plan
+from ._run import access
 from ._session import Session, Target, session
 from ._story import sentence
-from ._timeline import Timeline, beside, build, chrome_trace, draw, last_recovery
+from ._timeline import Timeline, beside, build, chrome_trace, draw
 from ._verdicts import Fate, kernel_marks
 
 DEMO_LOG: Final = "03.txt"
@@ -72,7 +73,7 @@ def demo(
 
 def timeline(
     lease: Annotated[
-        str | None, typer.Argument(help="The recovery's lease; the last recovery if none is named.")
+        str | None, typer.Argument(help="The recovery's lease, or a part of it; the last recovery if none is named.")
     ] = None,
     trace: Annotated[Path | None, typer.Option(help="Write it in Chrome's trace event format.")] = None,
     nats: Annotated[str, typer.Option("--nats", envvar="HOLDFAST_NATS_URL", help="URL of the bus.")] = _DEFAULT_URL,
@@ -81,7 +82,7 @@ def timeline(
     timeout: Timeout = _TIMEOUT_S,
 ) -> None:
     """Draw a recovery with its waits to scale."""
-    drawn = run(_stored_timeline(Target(nats, host, timeout), lease))
+    drawn = run(_stored_timeline(Target(nats, host, timeout, access.get()), lease))
     if trace is not None:
         _write_trace(drawn, trace)
     if as_json:
@@ -214,18 +215,13 @@ def _show_sources(out: Console, result: Replayed) -> None:
 async def _stored_timeline(target: Target, lease: str | None) -> Timeline:
     async with session(target) as opened:
         facts = await _facts(opened)
-    wanted = lease or last_recovery(facts)
-    if wanted is None:
-        raise Failure(ExitCode.ABSENT, f"host {target.host!r} has no recovery on record; see `holdfast history`")
-    drawn = build(facts, wanted)
-    if drawn is None:
-        raise Failure(ExitCode.ABSENT, f"no fact names a lease {wanted!r}; see `holdfast history`")
+    drawn = build(facts, chosen(facts, lease, target.host))
+    assert drawn is not None  # facts name it, or it would not have been chosen
     return drawn
 
 
 async def _facts(opened: Session) -> list[Fact]:
-    chosen = tuple(subjects.fact(opened.host, "*", f"{kind}.>") for kind in subjects.FACT_KINDS)
-    return [fact async for fact in opened.bus.facts(chosen)]
+    return [fact async for fact in opened.bus.facts(of_host(opened.host))]
 
 
 def _show_timeline(out: Console, drawn: Timeline) -> None:
@@ -236,8 +232,4 @@ def _show_timeline(out: Console, drawn: Timeline) -> None:
 
 
 def _write_trace(drawn: Timeline, path: Path) -> None:
-    try:
-        with contextlib.closing(path.open("w", encoding="utf-8")) as file:
-            json.dump(chrome_trace(drawn), file, indent=1)
-    except OSError as error:
-        raise Failure(ExitCode.USAGE, f"{path} cannot be written: {error.strerror}") from error
+    write_file(path, json.dumps(chrome_trace(drawn), indent=1))

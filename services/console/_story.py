@@ -7,7 +7,10 @@ from typing import Any, Final
 
 from shared.protocol.facts import Fact, What
 
+from ._output import plain
+
 _OF_FUNCTION: Final = frozenset({What.DEVICE_ADDED, What.DEVICE_REMOVED, What.DEVICE_KEPT, What.DEVICE_REBOUND})
+_REASONS: Final = ("why", "because", "skipped", "reason")  # where a fact says why, the most telling first
 _NOTABLE_S: Final = 0.01  # a callback that took less is said to have taken no time
 
 
@@ -17,6 +20,22 @@ def sentence(fact: Fact) -> str | None:
         return None  # a function without a driver votes at once, and for nothing
     tell = _TELLERS.get(fact.what)
     return None if tell is None else tell(fact)
+
+
+def account(fact: Fact) -> str:
+    """Return what happened and why, of every fact: for people who want to know it all."""
+    try:
+        told = sentence(fact) or _BOOKKEEPING.get(fact.what, _listed)(fact)
+    except (TypeError, ValueError, LookupError, AttributeError):  # the data is not what a service of ours states
+        told = _listed(fact)
+    because = _words(why(fact) or "")
+    return told if because in told else f"{told}: {because}"
+
+
+def why(fact: Fact) -> str | None:
+    """Return the reason that a fact gives; None where it gives none."""
+    given = next((fact.data[name] for name in _REASONS if fact.data.get(name)), None)
+    return None if given is None else str(given)
 
 
 def _error(fact: Fact) -> str:
@@ -49,15 +68,52 @@ def _closed(fact: Fact) -> str:
 
 def _with_why(text: str) -> Callable[[Fact], str]:
     def tell(fact: Fact) -> str:
-        why = fact.data.get("why") or fact.data.get("reason")
+        because = why(fact)
         whom = fact.data.get("function", fact.port) if fact.what in _OF_FUNCTION else fact.port
-        return f"{whom}: {text}" + (f": {_words(why)}" if why else "")
+        return f"{whom}: {text}" + (f": {_words(because)}" if because else "")
 
     return tell
 
 
 def _slot_state(fact: Fact) -> str:
     return f"{fact.port}: slot {_words(fact.data.get('from', '?'))} → {_words(fact.data.get('to', '?'))}"
+
+
+# --- Bookkeeping ---
+
+
+def _refused(fact: Fact) -> str:
+    return f"{fact.port}: {fact.data.get('command', 'a command')} of {fact.data.get('role', 'somebody')} refused"
+
+
+def _writes(fact: Fact) -> str:
+    """Tell register writes: what was written, and where."""
+    return plain(", ".join(map(_write, fact.data.get("operations", (fact.data,)))))
+
+
+def _write(one: dict[str, Any]) -> str:
+    function, offset, value = one.get("function"), one.get("offset"), one.get("value")
+    if offset is None:
+        return f"{value} functions found below {function}"
+    return f"{function} {offset:#x} = " + ("no answer" if value is None else f"{value:#x}")
+
+
+def _progress(fact: Fact) -> str:
+    if fact.data.get("waiting"):
+        waited = f"{fact.data.get('waited_s', 0):.1f} s so far"
+        return f"{fact.port}: waits for {', '.join(map(str, fact.data['waiting']))}, {waited}"
+    details = (f"{name} {plain(value)}" for name, value in fact.data.items() if name not in {*_REASONS, "step"})
+    return f"{fact.port}: " + (", ".join(details) or f"no {_words(fact.data.get('step', 'step'))}")
+
+
+def _channel(fact: Fact) -> str:
+    return f"{fact.data.get('function', fact.port)}: channel {_words(fact.data.get('from'))} → {fact.data.get('to')}"
+
+
+def _listed(fact: Fact) -> str:
+    """Tell a fact for which there is no sentence: what it carries, but for its reason."""
+    details = (f"{name}={plain(value)}" for name, value in fact.data.items() if name not in _REASONS)
+    return f"{fact.port}: " + "  ".join((_words(fact.what.replace(".", " ")), *details))
 
 
 def _words(value: Any) -> str:
@@ -92,4 +148,13 @@ _TELLERS: Final[dict[What, Callable[[Fact], str]]] = {
     What.RECOVERY_STEP: lambda fact: f"{fact.port}: {_words(fact.data.get('step', '?'))}",
     What.RECOVERY_VOTE: _vote,
     What.RECOVERY_CLOSED: _closed,
+}
+
+_BOOKKEEPING: Final[dict[What, Callable[[Fact], str]]] = {
+    What.LEASE_ABSORBED: lambda fact: f"{fact.port}: lease {fact.lease} absorbed by {fact.data.get('heir')}",
+    What.LEASE_ACKNOWLEDGED: _writes,
+    What.LEASE_EXECUTED: _writes,
+    What.LEASE_REFUSED: _refused,
+    What.DEVICE_CHANNEL: _channel,
+    What.RECOVERY_PROGRESS: _progress,
 }

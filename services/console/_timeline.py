@@ -6,7 +6,7 @@ The stamps of facts are for people (`Fact.at`), and this is for people. They dec
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from itertools import zip_longest
 from typing import Any, Final, TypeAlias
@@ -15,10 +15,11 @@ import msgspec
 
 from shared.protocol.facts import Fact, What
 
+from ._lease_facts import concerned
+
 _LABEL_MAX: Final = 34
 _CHART_MIN: Final = 20
 _TEXT_MIN: Final = 12
-_AROUND_S: Final = 1.0  # facts of the same ports count that came so long before the lease, or after it
 _TICKS: Final = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0)
 _COLUMNS_PER_TICK: Final = 10
 _MICROSECONDS: Final = 1_000_000
@@ -74,18 +75,12 @@ class Timeline(msgspec.Struct, frozen=True):
     lanes: tuple[Lane, ...]
 
 
-def last_recovery(facts: Iterable[Fact]) -> str | None:
-    """Return the lease of the recovery that started last; None if there was none."""
-    started = [fact.lease for fact in facts if fact.what is What.RECOVERY_STARTED and fact.lease is not None]
-    return started[-1] if started else None
-
-
 def build(facts: Sequence[Fact], lease: str) -> Timeline | None:
     """Return the timeline of `lease`; None if no fact names it."""
     own = sorted((fact for fact in facts if fact.lease == lease), key=lambda fact: fact.at)
     if not own:
         return None
-    told = _concerned(facts, own)
+    told = concerned(facts, own)
     start, end = told[0].at, told[-1].at
 
     def since(at: datetime) -> float:
@@ -102,23 +97,6 @@ def beside(timeline: Timeline, name: str, marks: Sequence[tuple[float, str]]) ->
     lanes = tuple(Lane(f"{name}: {text}", (Bar(at, at),)) for at, text in marks)
     length = max([timeline.length_s, *(at for at, _ in marks)])
     return msgspec.structs.replace(timeline, length_s=length, lanes=timeline.lanes + lanes)
-
-
-def _concerned(facts: Sequence[Fact], own: list[Fact]) -> list[Fact]:
-    """Add to a lease's facts what was said of its ports and functions around that time without naming it."""
-    ports = {str(fact.port) for fact in own}
-    for fact in own:
-        ports |= {str(function) for function in fact.data.get("functions", ())}
-    first, last = own[0].at, own[-1].at
-    near = [
-        fact
-        for fact in facts
-        if fact.lease is None
-        and str(fact.port) in ports
-        and (first - fact.at).total_seconds() <= _AROUND_S
-        and (fact.at - last).total_seconds() <= _AROUND_S
-    ]
-    return sorted(own + near, key=lambda fact: fact.at)
 
 
 def _paired(facts: list[Fact], since: _Since, length: float) -> list[Lane]:

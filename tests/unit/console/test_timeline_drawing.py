@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from services.console._timeline import Timeline, beside, build, chrome_trace, draw, last_recovery
+from services.console._lease_facts import last_recovery
+from services.console._timeline import Timeline, beside, build, chrome_trace, draw
 from shared.pcie import Address
 from shared.protocol.facts import Fact, What
 

@@ -34,3 +34,19 @@ def test_the_bus_itself_can_tell_who_commands() -> None:
 def test_a_host_that_is_not_one_token_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="is not a host name"):
         subjects.host_name(name)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "first", "count"),
+    [
+        ("pcie.lab.>", "pcie.lab.*.link.down", len(What)),
+        ("pcie.>", "pcie.*.*.link.down", len(What)),
+        ("pcie.lab.0000-3b-00-0.link.>", "pcie.lab.0000-3b-00-0.link.down", 2),
+        ("pcie.lab.*.lease.closed", "pcie.lab.*.lease.closed", 1),
+    ],
+)
+def test_a_pattern_of_facts_means_each_by_its_name_and_no_request(pattern: str, first: str, count: int) -> None:
+    named = subjects.by_name(pattern)
+    assert named[0] == first
+    assert len(named) == count
+    assert not [name for name in named if name.endswith(("slot.power_on", "slot.power_off", "slot.status"))]

@@ -12,7 +12,7 @@ from shared.protocol.fabric import LeaseList
 
 from ._exit import ExitCode, Failure
 from ._output import print_json, print_table
-from ._services import ask_services
+from ._services import ServiceState, ask_services
 from ._session import Session
 from ._status import covering, masked, slot_controls
 
@@ -58,13 +58,18 @@ async def _services(session: Session) -> list[Check]:
     for state in await ask_services(session):
         name = f"service {state.service}"
         if state.alive:
-            checks.append(
-                Check(name, Grade.OK, f"answers; the host is owned by {state.owner}" if state.owner else "answers")
-            )
+            checks.append(Check(name, Grade.OK, _who(state)))
         else:
             says = f"does not answer; start it: python -m services.{state.service}"
             checks.append(Check(name, Grade.BAD, says, ExitCode.UNREACHABLE))
     return checks
+
+
+def _who(state: ServiceState) -> str:
+    """Say who acts for the host, and who would if that one died."""
+    owner = f"; the host is owned by {state.owner}" if state.owner else ""
+    standby = f"; standing by: {', '.join(state.standby)}" if state.standby else ""
+    return f"answers{owner}{standby}"
 
 
 async def _hardware(session: Session) -> list[Check]:

@@ -67,9 +67,14 @@ async def status(session: Session, *, as_json: bool) -> ExitCode:
     print_table(columns, rows, empty=f"host {session.host} has no ports")
     console().print()
     print_table(
-        ("SERVICE", "STATE", "OWNER"),
+        ("SERVICE", "STATE", "OWNER", "STANDBY"),
         [
-            (s.service, _coloured("answers", "green") if s.alive else _coloured("silent", "red"), s.owner or "-")
+            (
+                s.service,
+                _coloured("answers", "green") if s.alive else _coloured("silent", "red"),
+                s.owner or "-",
+                " ".join(s.standby) or "-",
+            )
             for s in services
         ],
         empty="",

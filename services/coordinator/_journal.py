@@ -6,6 +6,7 @@ with the next write; a vote that is lost with us is asked again by our successor
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -17,8 +18,9 @@ from shared.protocol.fabric import Lease
 from shared.protocol.records import Recovery, RecoveryState, Verdict
 from shared.protocol.requests import DriverStep, Vote
 from shared.recovery import Step
-from shared.runtime import Context, Entry
+from shared.runtime import BusUnreachable, Context, Entry, Unanswered
 
+_AGAIN_S: Final = 0.2  # until a journal entry that was not written is tried again
 _UNANSWERED: Final = "unanswered"  # in details: functions whose driver did not come back from a callback
 
 
@@ -57,11 +59,20 @@ class Journal:
         await self.save()
 
     async def save(self) -> None:
-        """Write what has been noted, unless it is written already."""
+        """Write what has been noted, unless it is written already. Raises WrongRevision where the host is another's.
+
+        A bus that changes its leader does not answer for seconds, in which the lease lives on by its beats. So a write
+        is tried again for as long as the host is ours; a lease that is lost meanwhile ends the work from outside.
+        """
         record = self.record
-        if record is not self._saved:
-            await self._context.put_owned(self._key, record)
-            self._saved = record
+        while record is not self._saved:
+            try:
+                await self._context.put_owned(self._key, record)
+            except (BusUnreachable, Unanswered) as error:
+                self._context.log.debug("journal not written, trying again", lease=record.lease, error=str(error))
+                await asyncio.sleep(_AGAIN_S)
+            else:
+                self._saved = record
 
     async def close(self, verdicts: Mapping[str, Verdict], **details: Any) -> None:
         """Write the end."""

@@ -35,5 +35,7 @@ REMOVAL_GRACE: Final = 0.1  # ours: time for AER or DPC to speak before a link c
 RECONCILE_INTERVAL: Final = 30.0  # ours: every service reads its registers again (DESIGN 3)
 
 # --- Leases (DESIGN 4, "Silence") ---
-LEASE_ALLOWED: Final = 5.0  # silence after which a holder counts as dead; 15 s on a replicated bus
+LEASE_ALLOWED: Final = 5.0  # silence after which a holder counts as dead
+LEASE_ALLOWED_REPLICATED: Final = 15.0  # on a replicated bus: a change of leader takes 4.5 to 7.5 s (nats.md, 2)
+LEASE_ATTEMPT: Final = 1.0  # one attempt to renew; no lease may be shorter
 LEASE_BEATS_PER_ALLOWED: Final = 3  # a living holder beats at a third of it

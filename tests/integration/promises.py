@@ -73,10 +73,11 @@ def p2_closed_in_order(facts: Iterable[Fact]) -> None:
     """Assert over every close that it came after `resume`, and restored exactly what open had saved (DESIGN 4).
 
     Over a latch that is left, or after it was cleared and seen to stay clear: never over one that came in between.
+    In the order in which they were stated: each service stores its own, and late if its server has died.
     """
     saved: dict[str, dict[str, int]] = {}
     unmasked: dict[str, dict[str, dict[str, Any]]] = {}
-    for fact in facts:
+    for fact in sorted(facts, key=lambda fact: fact.at):
         lease = fact.lease or ""
         if fact.what is What.LEASE_MASKED:
             slots = {slot["port"]: slot["saved_enables"] for slot in fact.data["slots"]}

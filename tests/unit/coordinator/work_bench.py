@@ -15,7 +15,7 @@ from shared.protocol import Message, Reason, Refused
 from shared.protocol.fabric import Closed, Condition, FunctionOutcome, Lease, Opened, Operation, Reach, Result, Verb
 from shared.protocol.records import Recovery
 from shared.protocol.requests import Cause, DriverAnswer, DriverCall, DriverStep, Vote
-from shared.runtime import Facts, Fenced, LeaseHandle, Settings, Unanswered
+from shared.runtime import Facts, Fenced, LeaseHandle, Settings, Unanswered, WrongRevision
 from tests.unit.recovery.forward_bench import ForwardBench
 
 InVirtualTime = Callable[[Coroutine[Any, Any, None]], None]
@@ -41,6 +41,7 @@ class WorkBench:
         self.votes: dict[tuple[Address, DriverStep], Vote | str] = {}
         self.before_call: Callable[[DriverCall], None] = lambda _: None
         self.stop_before = ""  # a journalled step at which the coordinator dies
+        self.loses_writes = 0  # of the journal: so many are not answered
         self.fenced = False
         lease = self.bench.lease(reach=reach)
         self.lease = Lease(**{name: getattr(lease, name) for name in lease.__struct_fields__} | {"cause": cause})
@@ -58,7 +59,10 @@ class WorkBench:
         assert isinstance(record, Recovery)
         await asyncio.sleep(0)
         if record.step == self.stop_before:
-            raise Unanswered("the coordinator dies here")
+            raise WrongRevision("the coordinator dies here")
+        if self.loses_writes:
+            self.loses_writes -= 1
+            raise Unanswered("the bus changes its leader")
         if not self.records or record.step != self.records[-1].step:
             self.story.append(f"journal {record.step}")
         self.records.append(record)

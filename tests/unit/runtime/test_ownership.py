@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
@@ -23,6 +24,8 @@ class Bucket:
         self.last = 0
         self.down = False
         self.loses_answers = 0  # so many writes are executed, and not answered
+        self.delays = 0  # so many writes of an owner are not answered, and executed only by `arrive`
+        self.delayed: list[tuple[str, Message, str, int]] = []
 
     async def get(self, key: str) -> Entry | None:
         self._reach()
@@ -35,6 +38,19 @@ class Bucket:
 
     async def put_owned(self, key: str, message: Message, *, owner_key: str, owner_revision: int) -> int:
         self._reach()
+        if self.delays:
+            self.delays -= 1
+            self.delayed.append((key, message, owner_key, owner_revision))
+            raise Unanswered(key)
+        return self._write_owned(key, message, owner_key, owner_revision)
+
+    def arrive(self) -> None:
+        """Execute what was delayed on its way, on the condition that it carries."""
+        while self.delayed:
+            with contextlib.suppress(WrongRevision):
+                self._write_owned(*self.delayed.pop())
+
+    def _write_owned(self, key: str, message: Message, owner_key: str, owner_revision: int) -> int:
         entry = self.entries.get(owner_key)
         return self._write(key, message, agreed=entry is not None and entry.revision == owner_revision)
 
@@ -57,12 +73,12 @@ class Bucket:
         return self.last
 
 
-def candidate(bucket: Bucket, instance: str) -> Ownership:
-    return Ownership(cast("Bus", bucket), KEY, instance, SILENCE_S)
+def candidate(bucket: Bucket, instance: str, *, preferred: bool = True) -> Ownership:
+    return Ownership(cast("Bus", bucket), KEY, instance, SILENCE_S, preferred=preferred)
 
 
-async def holding(bucket: Bucket, instance: str) -> tuple[Ownership, asyncio.Task[None]]:
-    ownership = candidate(bucket, instance)
+async def holding(bucket: Bucket, instance: str, *, preferred: bool = True) -> tuple[Ownership, asyncio.Task[None]]:
+    ownership = candidate(bucket, instance, preferred=preferred)
     await ownership.acquire()
     return ownership, asyncio.create_task(ownership.keep())
 
@@ -253,6 +269,88 @@ def test_a_malformed_record_is_not_honoured_for_longer_than_the_silence(in_virtu
         bucket.last = 7
         first, keeping = await holding(bucket, "a")
         assert first.held
+        keeping.cancel()
+
+    in_virtual_time(story())
+
+
+@pytest.mark.parametrize("was", ["never had", "released"])
+def test_a_host_that_nobody_has_goes_to_the_instance_that_names_it_first(in_virtual_time: Run, was: str) -> None:
+    async def story() -> None:
+        bucket = Bucket()
+        if was == "released":
+            before, keeping = await holding(bucket, "before")
+            await before.release()
+            keeping.cancel()
+        second = asyncio.create_task(candidate(bucket, "second", preferred=False).acquire())
+        await asyncio.sleep(SILENCE_S / 3 - 0.1)  # the second was faster by almost a look
+        first, keeping = await holding(bucket, "first")
+        await asyncio.sleep(10 * SILENCE_S)
+        assert first.held
+        assert not second.done()
+        for task in (second, keeping):
+            task.cancel()
+
+    in_virtual_time(story())
+
+
+def test_an_instance_that_is_alone_soon_has_also_the_hosts_that_it_does_not_name_first(in_virtual_time: Run) -> None:
+    async def story() -> None:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        alone, keeping = await holding(Bucket(), "alone", preferred=False)
+        assert alone.held
+        assert loop.time() - began <= SILENCE_S / 2
+        keeping.cancel()
+
+    in_virtual_time(story())
+
+
+def test_a_dead_owner_is_followed_no_later_by_an_instance_that_does_not_name_the_host_first(
+    in_virtual_time: Run,
+) -> None:
+    async def story() -> None:
+        loop, took = asyncio.get_running_loop(), []
+        for preferred in (True, False):
+            bucket = Bucket()
+            _, keeping = await holding(bucket, "dead")
+            keeping.cancel()
+            died = loop.time()
+            _, keeping = await holding(bucket, "heir", preferred=preferred)
+            took.append(loop.time() - died)
+            keeping.cancel()
+        assert took[1] <= took[0]
+
+    in_virtual_time(story())
+
+
+def test_p9_a_write_that_was_delayed_on_its_way_does_not_overwrite_a_later_one(in_virtual_time: Run) -> None:
+    """prior-art/nats.md C1: a frozen server executes a write seconds after its writer has given it up."""
+
+    async def story() -> None:
+        bucket = Bucket()
+        owner, keeping = await holding(bucket, "a")
+        bucket.delays = 1
+        with pytest.raises(Unanswered):
+            await owner.put_owned("recovery.lab.x", record("opened"))
+        for step in ("opened", "reset"):
+            await owner.put_owned("recovery.lab.x", record(step))
+        bucket.arrive()
+        assert decode(bucket.entries["recovery.lab.x"].value, Owner) == record("reset")
+        assert owner.held
+        keeping.cancel()
+
+    in_virtual_time(story())
+
+
+def test_a_host_is_released_also_after_a_beat_whose_answer_was_lost(in_virtual_time: Run) -> None:
+    async def story() -> None:
+        bucket = Bucket()
+        owner, keeping = await holding(bucket, "a")
+        bucket.loses_answers = 1
+        await asyncio.sleep(SILENCE_S / 3 + 0.1)
+        await owner.release()
+        assert bucket.owner().released
         keeping.cancel()
 
     in_virtual_time(story())

@@ -8,14 +8,32 @@ from typing import Annotated, Final
 
 import typer
 
-from shared.protocol.requests import Injection, ResetMethod
+from shared.protocol.requests import Injection, Level, ResetMethod
+from shared.runtime import Tls
 
-from . import _doctor, _dump, _facts, _hold, _inject, _power, _replay_command, _reset, _status, _up
+from . import (
+    _asyncapi,
+    _doctor,
+    _dump,
+    _facts,
+    _hold,
+    _inject,
+    _keys,
+    _log_level,
+    _logs_command,
+    _power,
+    _replay_command,
+    _reset,
+    _status,
+    _up,
+)
 from ._exit import HELP, ExitCode, Failure
+from ._output import write_file
+from ._run import access as _access
 from ._run import ask as _ask
 from ._run import confirm as _confirm
 from ._run import run as _run
-from ._session import Session
+from ._session import Access, Session
 
 DEFAULT_URL: Final = "nats://127.0.0.1:4222"
 DEFAULT_PORT: Final = 4222
@@ -41,6 +59,23 @@ Port = Annotated[str, typer.Argument(help="A port or its device: 0000:3b:00.0, 3
 AnyPort = Annotated[str | None, typer.Argument(help="Only what concerns this port, slot or device.")]
 
 
+@app.callback()
+def options(
+    credential: Annotated[
+        Path | None,
+        typer.Option(envvar="HOLDFAST_NATS_CREDENTIAL", help="Seed file of the bus's user, as operator.nk."),
+    ] = None,
+    ca: Annotated[
+        Path | None, typer.Option(envvar="HOLDFAST_NATS_CA", help="Certificate of the authority of the bus: ca.pem.")
+    ] = None,
+    tls: Annotated[Tls, typer.Option(envvar="HOLDFAST_TLS", help="auto: on, unless the bus is on this machine.")] = (
+        Tls.AUTO
+    ),
+) -> None:
+    """Take note of who is asking."""
+    _access.set(Access(credential, ca, tls))
+
+
 @app.command()
 def up(
     topology: Annotated[Path, typer.Option(help="Topology file of the simulated machine.")] = LAB,
@@ -48,13 +83,16 @@ def up(
         DEFAULT_PORT
     ),
     state: Annotated[Path | None, typer.Option(help="Directory that keeps ledger and records; else temporary.")] = None,
+    log_dir: Annotated[
+        Path | None, typer.Option(resolve_path=True, help="Directory that keeps a log per service, rotated.")
+    ] = None,
     host: Host = DEFAULT_HOST,
     as_json: Json = False,
 ) -> None:
     """Run everything on this machine: an embedded NATS server and all services."""
     if not topology.is_file():
         raise Failure(ExitCode.USAGE, f"no topology file {topology}; name one with --topology")
-    _run(_up.up(topology, port=port or None, state=state, host=host, as_json=as_json))
+    _run(_up.up(topology, port=port or None, state=state, log_dir=log_dir, host=host, as_json=as_json))
 
 
 @app.command()
@@ -99,6 +137,20 @@ def history(
     """Show what happened, as `watch` would have."""
     _ask(nats, host, DEFAULT_TIMEOUT_S,
          lambda s: _facts.history(s, port, lease=lease, limit=limit, as_json=as_json))  # fmt: skip
+
+
+@app.command()
+def logs(
+    lease: Annotated[
+        str | None, typer.Argument(help="Its lease, or a part of it; the last recovery if none is named.")
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until it is over.")] = False,
+    nats: Nats = DEFAULT_URL,
+    host: Host = DEFAULT_HOST,
+    as_json: Json = False,
+) -> None:
+    """Tell one recovery's story: what each service said of it, when, in which step and why."""
+    _ask(nats, host, DEFAULT_TIMEOUT_S, lambda s: _logs_command.logs(s, lease, follow=follow, as_json=as_json))
 
 
 @app.command()
@@ -210,5 +262,33 @@ def doctor(
     _ask(nats, host, timeout, lambda s: _doctor.doctor(s, as_json=as_json))
 
 
+@app.command("log-level")
+def log_level(
+    service: Annotated[str, typer.Argument(help="machine, fabric, hotplug, aer, dpc or coordinator.")],
+    level: Annotated[Level, typer.Argument(help="The least severe lines to be written from now on.")],
+    instance: Annotated[str | None, typer.Option(help="Only this instance; else all, those that stand by too.")] = None,
+    nats: Nats = DEFAULT_URL,
+    host: Host = DEFAULT_HOST,
+    as_json: Json = False,
+    timeout: Timeout = DEFAULT_TIMEOUT_S,
+) -> None:
+    """Change what a service writes to its log, while it runs."""
+    _log_level.check(service, instance)
+    _ask(nats, host, timeout, lambda s: _log_level.log_level(s, service, level, instance=instance, as_json=as_json))
+
+
+@app.command()
+def asyncapi(
+    output: Annotated[Path | None, typer.Option(help="The file to write; else stdout.")] = None,
+) -> None:
+    """Describe all that travels on the bus, as an AsyncAPI document."""
+    if output is None:
+        sys.stdout.write(_asyncapi.text())
+    else:
+        write_file(output, _asyncapi.text())
+
+
 for command in (_replay_command.replay, _replay_command.demo, _replay_command.timeline):
     app.command()(command)
+
+app.add_typer(_keys.app, name="keys")

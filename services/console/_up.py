@@ -39,10 +39,19 @@ _clock = time.monotonic
 OnLine = Callable[[str, str], None]
 
 
-async def up(topology: Path, *, port: int | None, state: Path | None, host: str, as_json: bool) -> ExitCode:
+async def up(
+    topology: Path, *, port: int | None, state: Path | None, log_dir: Path | None, host: str, as_json: bool
+) -> ExitCode:
     """Run until SIGTERM or SIGINT. Raises Failure if something does not start."""
     stopping = _on_signal()
-    fleet = Fleet(topology, state_dir=state, port=port, host=host, on_line=_json_line if as_json else _line)
+    fleet = Fleet(
+        topology,
+        state_dir=state,
+        port=port,
+        host=host,
+        environment={} if log_dir is None else {"HOLDFAST_LOG_DIR": str(log_dir)},
+        on_line=_json_line if as_json else _line,
+    )
     running = asyncio.create_task(_run(fleet))
     signalled = asyncio.create_task(stopping.wait())
     await asyncio.wait({running, signalled}, return_when=asyncio.FIRST_COMPLETED)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any, Final
 
 from shared.pcie import Address, timing
@@ -17,7 +18,19 @@ from shared.protocol.fabric import Role
 from shared.protocol.facts import What
 from shared.protocol.records import RecoveryState
 from shared.protocol.requests import Hold, Recover, Release, Reset
-from shared.runtime import Actor, BusError, Context, Entry, FabricClient, Incoming, RefusedError, Request, Subscription
+from shared.runtime import (
+    Actor,
+    BusError,
+    Context,
+    Entry,
+    FabricClient,
+    Incoming,
+    Reading,
+    RefusedError,
+    Request,
+    Subscription,
+    actor_gauges,
+)
 
 from ._actor import Asked, RecoveryActor, Reopen, TakeOver
 from ._journal import record_of
@@ -39,11 +52,16 @@ async def host(context: Context) -> None:
             works = Works(context, fabric, await fabric.topology(timeout_s=_TOPOLOGY_S))
         except (BusError, RefusedError) as error:
             context.log.info("waiting for the fabric", error=str(error) or repr(error))
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_FIRST_ANSWER_S):
-                    await context.stopping.wait()
+            await _pause(context)
             continue
         await Desk(works).run_host()
+
+
+async def _pause(context: Context) -> None:
+    """Wait until the fabric is asked again at the start."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_FIRST_ANSWER_S):
+            await context.stopping.wait()
 
 
 class Desk(Actor[Request]):
@@ -63,13 +81,17 @@ class Desk(Actor[Request]):
     async def run_host(self) -> None:
         """Survey, serve, and finish in bounded time when told to stop."""
         await self._survey()
+        while self._first and not self._context.stopping.is_set():
+            await _pause(self._context)
+            await self._survey()
         subscriptions = await self._serve()
         routing = asyncio.create_task(self.run(), name=self.name)
         surveying = asyncio.create_task(self._survey_on(), name=f"survey {self._context.host}")
         stopping = asyncio.create_task(self._context.stopping.wait())
         self._context.ready()
         try:
-            await asyncio.wait({routing, surveying, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            with self._context.metrics.reading(self._gauges):
+                await asyncio.wait({routing, surveying, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if surveying.done():
                 surveying.result()
             await self._works.finish(FINISH_S)
@@ -81,6 +103,11 @@ class Desk(Actor[Request]):
                 task.cancel()
             await asyncio.wait(tasks)
             await self._works.finish(0.0)
+
+    def _gauges(self) -> Iterator[Reading]:
+        host, actors = self._context.host, tuple(actor.statistics() for actor, _ in self._actors.values())
+        yield from actor_gauges(host, "desk", (self.statistics(),))
+        yield from actor_gauges(host, "recovery", actors)
 
     async def _serve(self) -> tuple[Subscription, ...]:
         bus, name = self._context.bus, self._context.host

@@ -1,112 +1,109 @@
 """`python -m services.machine`: simulated hardware for one host.
 
 The hardware is there before the bus and without it: it serves its socket at once, and joins the bus when there is
-one. So it does not use the skeleton of the services, which begins with the bus.
+one. So it has a main of its own instead of a runner per host.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import signal
-import sys
-from collections.abc import Sequence
 from typing import Final
 
-import msgspec
 import structlog
 
 from shared.runtime import (
     EXIT_FAILED,
     EXIT_OK,
+    EXIT_UNWRITABLE,
     EXIT_USAGE,
     BusError,
+    BusRefused,
+    Context,
+    Fatal,
+    NatsBus,
+    Program,
+    Seat,
     Settings,
-    SettingsError,
-    configure_logging,
-    connect,
+    launch,
 )
 
 from . import Lab, Machine, MachineError, MachineSocket, TopologyFile, load
 from ._lab import SERVICE
 
-_LEAVE_S: Final = 2.0  # for the bus connection to close
 _AGAIN_S: Final = 0.5  # before the next try to serve
 
 _log = structlog.get_logger()
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the machine until it is told to stop; return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m services.machine", description="Holdfast's simulated hardware.")
-    parser.add_argument("--print-config", action="store_true", help="print the settings as JSON and exit")
-    arguments = parser.parse_args(argv)
-    try:
-        settings = Settings.from_env(SERVICE)
-        if arguments.print_config:
-            sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(settings.shown())) + b"\n")
-            return EXIT_OK
-        bench = _bench(settings)
-    except (SettingsError, MachineError) as error:
-        sys.stderr.write(f"{SERVICE}: {error}\n")
-        return EXIT_USAGE
-    configure_logging(SERVICE, settings.log_level)
-    return asyncio.run(_run(settings, bench))
-
-
-def _bench(settings: Settings) -> TopologyFile:
+def bench(settings: Settings) -> TopologyFile:
+    """Read what is on the bench. Raises Fatal where it cannot stand."""
     if len(settings.hosts) != 1:
-        raise MachineError(f"a machine is one host; HOLDFAST_HOSTS names {len(settings.hosts)}")
-    return load(settings.topology)
-
-
-async def _run(settings: Settings, bench: TopologyFile) -> int:
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
+        raise Fatal(f"a machine is one host; HOLDFAST_HOSTS names {len(settings.hosts)}", EXIT_USAGE)
     try:
-        machine = Machine(bench)
-        socket = MachineSocket(machine, settings.machine_socket)
+        return load(settings.topology)
+    except MachineError as error:
+        raise Fatal(str(error), EXIT_USAGE) from error
+
+
+async def power_on(program: Program) -> int:
+    """Run the machine until it is told to stop."""
+    settings = program.settings
+    machine = Machine(bench(settings))
+    program.health.seats = {settings.hosts[0]: Seat(owned=False)}
+    socket = MachineSocket(machine, settings.machine_socket)
+    try:
         await socket.start()
-    except (MachineError, OSError) as error:
-        _log.critical("cannot start", socket=str(settings.machine_socket), error=str(error))
-        return EXIT_FAILED
-    host = settings.hosts[0]
-    _log.info("powered on", host=host, socket=str(settings.machine_socket), functions=len(machine.enumerate()))
-    stop = asyncio.create_task(stopping.wait())
-    joined = asyncio.create_task(_on_the_bus(settings, machine, host), name="bus")
-    await asyncio.wait({stop, joined}, return_when=asyncio.FIRST_COMPLETED)
-    failed = joined.exception() if joined.done() else None  # a bug: the bus being away ends nothing
-    stop.cancel()
-    joined.cancel()
-    await asyncio.wait({stop, joined}, timeout=_LEAVE_S)
-    await socket.close()
-    if failed is not None:
-        _log.critical("crashed", host=host, exc_info=failed)
-        return EXIT_FAILED
-    _log.info("stopped", host=host)
+    except MachineError as error:
+        raise Fatal(str(error), EXIT_FAILED) from error
+    except OSError as error:
+        raise Fatal(
+            f"the socket {settings.machine_socket} cannot be made ({error.strerror or error}): set "
+            "HOLDFAST_MACHINE_SOCKET to a path in a directory that can be written",
+            EXIT_UNWRITABLE,
+        ) from error
+    functions = len(machine.enumerate())
+    _log.info("powered on", host=settings.hosts[0], socket=str(settings.machine_socket), functions=functions)
+    try:
+        await _on_the_bus(program, machine)
+    finally:
+        await socket.close()
     return EXIT_OK
 
 
-async def _on_the_bus(settings: Settings, machine: Machine, host: str) -> None:
-    """Serve the lab on the bus, connecting again if the connection is closed for good."""
-    while True:
-        bus = await connect(settings, SERVICE)
-        lab = Lab(machine, host)
+async def _on_the_bus(program: Program, machine: Machine) -> None:
+    """Serve the lab on the bus until told to stop, connecting again if the connection is closed for good."""
+    starting = True
+    while not program.stopping.is_set():
         try:
-            serving = await lab.serve(bus)
-            _log.info("ready", host=host, instance=settings.instance)
-            await bus.gone.wait()
-            _log.warning("the bus is gone; the hardware goes on", host=host)
-            await serving.close()
+            async with program.joined() as bus:
+                if bus is not None:
+                    starting = False
+                    await _serve(program, machine, bus)
         except BusError as error:
-            _log.warning("the bus is away again", host=host, error=str(error))
-            await asyncio.sleep(_AGAIN_S)
-        finally:
-            await lab.close()
-            await bus.close()
+            if starting and isinstance(error, BusRefused):
+                raise
+            _log.warning("the bus is away; the hardware goes on", host=program.settings.hosts[0], error=str(error))
+        await program.pause(_AGAIN_S)
+
+
+async def _serve(program: Program, machine: Machine, bus: NatsBus) -> None:
+    """Serve over one connection, for as long as it lasts."""
+    (host,) = program.settings.hosts
+    seat = program.health.seats[host]
+    seat.context = Context(SERVICE, host, bus, program.settings, None, program.stopping, program.metrics)
+    lab = Lab(machine, host)
+    ends = [asyncio.create_task(bus.gone.wait()), asyncio.create_task(program.stopping.wait())]
+    try:
+        serving = await lab.serve(bus)
+        seat.context.ready()
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        await serving.close()
+    finally:
+        seat.context = None
+        for end in ends:
+            end.cancel()
+        await lab.close()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    launch(SERVICE, power_on, check=bench)

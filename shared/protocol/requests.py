@@ -228,3 +228,31 @@ class Injected(Message, frozen=True, tag="injected"):
 
 
 InjectReply = Injected | Refused
+
+
+# --- Every service ---
+
+
+class Level(StrEnum):
+    """From which severity on log lines are written; facts are stated as `info`."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class SetLogLevel(Message, frozen=True):
+    """Write log lines from `level` on, at once and until the process ends or is told otherwise."""
+
+    level: Level
+
+
+class LogLevel(Message, frozen=True, tag="log_level"):
+    """The level from now on, and what it was before."""
+
+    level: Level
+    was: Level
+
+
+LogLevelReply = LogLevel | Refused

@@ -9,6 +9,7 @@ import structlog
 from shared.protocol import Message
 
 from ._facts import Facts
+from ._metrics import Metrics
 from ._ownership import Ownership
 from ._settings import Settings
 from .bus import Bus, WrongRevision
@@ -17,18 +18,34 @@ from .bus import Bus, WrongRevision
 class Context:
     """One host in one service, for one tenure of its ownership."""
 
-    def __init__(self, service: str, host: str, bus: Bus, settings: Settings, ownership: Ownership | None) -> None:
+    def __init__(
+        self,
+        service: str,
+        host: str,
+        bus: Bus,
+        settings: Settings,
+        ownership: Ownership | None,
+        stopping: asyncio.Event | None = None,
+        metrics: Metrics | None = None,
+    ) -> None:
         self.service = service
         self.host = host
         self.bus = bus
         self.settings = settings
         self.ownership = ownership  # None where the service owns nothing
         self.log = structlog.get_logger().bind(service=service, host=host)
-        self.facts = Facts(bus, service, host)
-        self.stopping = asyncio.Event()  # take no new work, finish what must not be left half done, return
+        self.metrics = Metrics(service) if metrics is None else metrics
+        self.facts = Facts(bus, service, host, self.metrics)
+        # Once set: take no new work, finish what must not be left half done, return.
+        self.stopping = asyncio.Event() if stopping is None else stopping
+        self.waiting: str | None = "its registers have not been read yet"  # None from `ready` on
 
     def ready(self) -> None:
-        """Say that requests are answered from now on: the line that supervisors and tests wait for."""
+        """Say that the registers have been read and requests are answered from now on.
+
+        It is the line that supervisors and tests wait for, and what /readyz needs.
+        """
+        self.waiting = None
         self.log.info("ready", instance=self.settings.instance)
 
     async def put_owned(self, key: str, message: Message) -> int:

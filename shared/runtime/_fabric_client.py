@@ -20,7 +20,7 @@ from shared.protocol.fabric import Condition, Lease, LeaseList, Opened, Operatio
 
 from .bus import Bus, BusError, BusUnreachable, Unanswered
 
-ATTEMPT_S: Final = 1.0  # for one attempt; the fabric answers in milliseconds unless it is starting
+ATTEMPT_S: Final = timing.LEASE_ATTEMPT  # the fabric answers in milliseconds unless it is starting
 QUESTION_S: Final = timing.LEASE_ALLOWED  # for a question, all attempts together
 _AGAIN_S: Final = 0.05
 _DEPOSED: Final = (Reason.FENCED, Reason.UNKNOWN_LEASE)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
 from typing import Final
 
@@ -19,12 +19,15 @@ from shared.protocol.facts import Fact, Interrupt, What
 from ._actor import Actor
 from ._context import Context
 from ._fabric_client import FabricClient, RefusedError
+from ._process_gauges import actor_gauges
 from .bus import BusError, Incoming, Subscription
+from .gauges import Reading
 
 RETRY_FIRST_S: Final = 0.1
 RETRY_MAX_S: Final = 5.0
 TOPOLOGY_S: Final = 1.0  # for one answer of the fabric: a service that is to stop must not wait for it
 CONNECTION_LOOK_S: Final = 1.0  # how often the bus is asked whether it has reconnected
+HARDWARE_LOOK_S: Final = 1.0  # how often the fabric is asked while it has not found any hardware
 
 # A lease or a recovery that ends, by whatever way, may leave behind what it was not about.
 _ENDINGS: Final = (What.LEASE_CLOSED, What.LEASE_ABSORBED, What.RECOVERY_CLOSED)
@@ -52,10 +55,20 @@ class PortActor(Actor[None]):
         self._wakes: set[Wake] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._retry_s = RETRY_FIRST_S
+        self._read = False
 
     @abstractmethod
     async def look(self, wakes: frozenset[Wake]) -> None:
         """Read the registers, and do what they ask for. May run at any time, any number of times."""
+
+    def has_read(self) -> None:
+        """Say that the registers have been read once: what is done about them may take long, and is awaited by nobody.
+
+        A look that ends well says it anyway.
+        """
+        if not self._read:
+            self._read = True
+            self.ports.has_read(self.port)
 
     def wake(self, why: Wake) -> None:
         """Ask for a look. Wakes that are pending become one look, which is told all reasons."""
@@ -110,6 +123,7 @@ class PortActor(Actor[None]):
     async def _guarded(self, wakes: frozenset[Wake]) -> None:
         try:
             await self.look(wakes)
+            self.has_read()
         except (BusError, RefusedError) as trouble:
             self.context.log.warning("look postponed", port=str(self.port), why=str(trouble) or repr(trouble))
             if isinstance(trouble, RefusedError) and trouble.refused.reason is Reason.UNKNOWN_PORT:
@@ -138,26 +152,34 @@ class PortActors:
         self._make = make
         self._running: dict[Address, tuple[PortActor, asyncio.Task[None]]] = {}
         self._changed = asyncio.Event()
+        self._unread: set[Address] | None = None  # of the ports found first, those not read yet; None: none found yet
 
     async def run(self) -> None:
         """Keep the actors until the service stops. Ends in bounded time, as no actor holds anything."""
         subscriptions = await self._subscribe()
-        ready = False
         try:
-            while not self.context.stopping.is_set():
-                self._changed.clear()
-                if await self._refresh() and not ready:
-                    ready = True
-                    self.context.ready()
-                await self._pause()
+            with self.context.metrics.reading(self._gauges):
+                while not self.context.stopping.is_set():
+                    self._changed.clear()
+                    await self._refresh()
+                    await self._pause()
         finally:
             await self._end(tuple(self._running))
             for subscription in subscriptions:
                 await subscription.close()
 
+    def has_read(self, port: Address) -> None:
+        """Hear that a port's registers have been read. The service is ready once all that it found first have been."""
+        if self._unread is not None:
+            self._unread.discard(port)
+        self._tell_ready()
+
     def changed(self) -> None:
         """Say that the topology may have changed."""
         self._changed.set()
+
+    def _gauges(self) -> Iterator[Reading]:
+        return actor_gauges(self.context.host, "port", (actor.statistics() for actor, _ in self._running.values()))
 
     async def _subscribe(self) -> tuple[Subscription, ...]:
         bus, host = self.context.bus, self.context.host
@@ -166,14 +188,18 @@ class PortActors:
         found += [await bus.watch_facts(subjects.fact(host, "*", what), self._change) for what in _CHANGES]
         return tuple(found)
 
-    async def _refresh(self) -> bool:
-        """Read the topology, begin and end actors accordingly, and have the others look. False: it is not known."""
+    async def _refresh(self) -> None:
+        """Read the topology, begin and end actors accordingly, and have the others look."""
         try:
             self.topology = await self.fabric.topology(timeout_s=TOPOLOGY_S)
         except (BusError, RefusedError) as trouble:
             self.context.log.warning("topology unknown", why=str(trouble) or repr(trouble))
             asyncio.get_running_loop().call_later(RETRY_MAX_S if self._running else RETRY_FIRST_S, self.changed)
-            return False
+            return
+        if self._unread is None and not tuple(self.topology):
+            self.context.waiting = "the fabric has not found any hardware yet"
+            asyncio.get_running_loop().call_later(HARDWARE_LOOK_S, self.changed)
+            return
         wanted = frozenset(self._wanted(self.topology))
         await self._end(tuple(port for port in self._running if port not in wanted))
         for actor, _ in self._running.values():
@@ -181,7 +207,17 @@ class PortActors:
         for port in sorted(wanted - self._running.keys()):
             actor = self._make(port, self)
             self._running[port] = (actor, asyncio.create_task(actor.run(), name=actor.name))
-        return True
+        self._unread = set(wanted) if self._unread is None else self._unread & wanted
+        self._tell_ready()
+
+    def _tell_ready(self) -> None:
+        """Say, once, that the registers of all ports have been read; until then, which have not."""
+        if self.context.waiting is None or self._unread is None:
+            return
+        if self._unread:
+            self.context.waiting = f"not read yet: {', '.join(str(port) for port in sorted(self._unread))}"
+        else:
+            self.context.ready()
 
     async def _pause(self) -> None:
         """Wait until the topology may have changed, the bus is back, the poll is due, or the service stops."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -13,16 +14,35 @@ import msgspec
 
 from shared.pcie import timing
 from shared.protocol import subjects
+from shared.protocol.requests import Level
 
 PREFIX: Final = "HOLDFAST_"
-LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+LOG_LEVELS: Final = tuple(str(level) for level in Level)
 _URL_SCHEMES: Final = ("nats", "tls", "ws", "wss")
-_FOREIGN: Final = frozenset({"HOLDFAST_HOST", "HOLDFAST_LEASE"})  # the command's: they configure no service
-_ALIKE: Final = 0.8  # difflib's ratio from which a name counts as a typing error
+_ENCRYPTED: Final = ("tls", "wss")
+# They configure no service: the command's, and what the compose files are told.
+_FOREIGN: Final = frozenset({"HOLDFAST_HOST", "HOLDFAST_LEASE"}) | {
+    f"HOLDFAST_{name}" for name in ("IMAGE", "KEYS", "MONITOR_PORT", "PORT", "PORT_2", "PORT_3")
+}
+# Where each service serves health and metrics, unless it is told another place.
+HEALTH_PORTS: Final = {"machine": 9460, "fabric": 9461, "hotplug": 9462, "aer": 9463, "dpc": 9464, "coordinator": 9465}
+_HEALTH_HOST: Final = "127.0.0.1"
+_HEALTH_OFF: Final = "off"
+_PORT_MAX: Final = 65535
+_REPLICAS: Final = (1, 3, 5)  # an even number outlasts no more failures than the odd one below it
+_SILENCES: Final = ("allowed_s", "owner_s")  # both end a tenure, and are renewed at a third
 
 
 class SettingsError(ValueError):
     """One or more settings are wrong; one line each, naming the environment variable and what would do."""
+
+
+class Tls(StrEnum):
+    """Whether the connection to the bus must be encrypted. It is in any case where the server wants it."""
+
+    AUTO = "auto"  # it must, unless all of `nats_url` is this machine
+    ON = "on"
+    OFF = "off"
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,6 +51,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     nats_url: str = "nats://127.0.0.1:4222"  # several servers of a cluster: separated by commas
     hosts: tuple[str, ...] = ("lab",)  # the hosts that this process serves, separated by commas
     instance: str = ""  # this process among its peers; "<service>-<pid>" when empty
+    replicas: int = 1  # of the streams: 1, or 3 or 5 on a cluster; more than 1 makes the two silences 15 s
     allowed_s: float = timing.LEASE_ALLOWED  # silence after which a lease's holder counts as dead
     driver_s: float = 60.0  # bound for one driver callback
     ready_s: float = timing.READY_MAX  # bound for a device to answer after a reset
@@ -43,12 +64,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ledger: Path = Path(".holdfast/ledger")
     topology: Path = Path(".holdfast/topology.toml")
     log_level: str = "info"
+    log_dir: Path | None = None  # a file of the log is kept here too, and rotated
+    nats_credential: Path | None = None  # seed file of an nkey, as `holdfast keys init` makes them
+    nats_ca: Path | None = None  # whom to believe that a NATS server is ours; without: the system's authorities
+    tls: Tls = Tls.AUTO
+    health: str = ""  # host:port for health and metrics; port 0: any free one; "off"; empty: the service's own port
 
     @classmethod
     def from_env(cls, service: str, environ: Mapping[str, str] | None = None) -> Settings:
         """Read and check the settings. Raises SettingsError with everything that is wrong, not only the first."""
         environ = os.environ if environ is None else environ
-        problems = _misspelt(environ)
+        problems = _strangers(environ)
         values: dict[str, Any] = {}
         for field in msgspec.structs.fields(cls):
             text = environ.get(PREFIX + field.name.upper())
@@ -58,6 +84,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 values[field.name] = _convert(text, field.type)
             except msgspec.ValidationError:
                 problems.append(f"{PREFIX}{field.name.upper()}={text!r} is not {_kind(field.type)}")
+        if values.get("replicas", 1) > 1:
+            values = dict.fromkeys(_SILENCES, timing.LEASE_ALLOWED_REPLICATED) | values
         settings = cls(**values)
         if not settings.instance:
             settings = msgspec.structs.replace(settings, instance=f"{service}-{os.getpid()}")
@@ -76,6 +104,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """The URLs as they may be logged: without user and password."""
         return ",".join(_without_secret(url) for url in self.servers)
 
+    def health_address(self, service: str) -> tuple[str, int] | None:
+        """Return host and port for health and metrics; None where they are switched off."""
+        if self.health == _HEALTH_OFF:
+            return None
+        return _host_and_port(self.health) if self.health else (_HEALTH_HOST, HEALTH_PORTS[service])
+
     def problems(self) -> list[str]:
         """Return what is wrong with the values and with their relations, one sentence each."""
         found = [problem for url in self.servers for problem in _url_problems(url)]
@@ -89,13 +123,34 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             for name, value in msgspec.structs.asdict(self).items()
             if isinstance(value, float) and not 0 < value < float("inf")
         ]
+        found += self._silence_problems()
+        if self.tls is Tls.OFF and any(urlsplit(url).scheme in _ENCRYPTED for url in self.servers):
+            found.append("HOLDFAST_TLS=off contradicts HOLDFAST_NATS_URL, which asks for TLS (tls://, wss://)")
         if self.link_s > self.ready_s:
             found.append("HOLDFAST_LINK_S must not exceed HOLDFAST_READY_S: a device is ready only after its link")
         if self.removal_grace_s >= self.reconcile_s:
             found.append("HOLDFAST_REMOVAL_GRACE_S must be below HOLDFAST_RECONCILE_S, or no removal is ever believed")
         if self.log_level not in LOG_LEVELS:
             found.append(f"HOLDFAST_LOG_LEVEL={self.log_level!r} is none of {', '.join(LOG_LEVELS)}")
+        if self.health not in {"", _HEALTH_OFF}:
+            try:
+                _host_and_port(self.health)
+            except ValueError as error:
+                found.append(f"HOLDFAST_HEALTH={self.health!r}: {error}; write it as 127.0.0.1:9460, or off")
         return found
+
+    def _silence_problems(self) -> list[str]:
+        """Say which leases would end before they could be renewed; those that end at once are reported elsewhere."""
+        if self.replicas not in _REPLICAS:
+            return [f"HOLDFAST_REPLICAS={self.replicas} is none of {', '.join(map(str, _REPLICAS))}"]
+        replicated = self.replicas > 1
+        least = timing.LEASE_ALLOWED_REPLICATED if replicated else timing.LEASE_ATTEMPT
+        why = "a replicated bus may be without its leader for half of that" if replicated else "a renewal may take that"
+        return [
+            f"{PREFIX}{name.upper()}={value:g} must be at least {least:g} s: {why}"
+            for name in _SILENCES
+            if 0 < (value := getattr(self, name)) < least
+        ]
 
     def shown(self) -> dict[str, Any]:
         """Return the settings for people, secrets struck out."""
@@ -107,23 +162,38 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 def _convert(text: str, kind: Any) -> Any:
     if kind is Path:
         return Path(text)
+    if kind == Path | None:
+        return Path(text) if text else None
     if kind == tuple[str, ...]:
         return tuple(part.strip() for part in text.split(",") if part.strip())
     return msgspec.convert(text, kind, strict=False)
 
 
 def _kind(kind: Any) -> str:
-    return "a number of seconds" if kind is float else f"a {kind.__name__}"
+    if kind is Tls:
+        return f"one of {', '.join(Tls)}"
+    return {float: "a number of seconds", int: "a whole number"}.get(kind, f"a {kind.__name__}")
 
 
-def _misspelt(environ: Mapping[str, str]) -> list[str]:
+def _strangers(environ: Mapping[str, str]) -> list[str]:
+    """Refuse every name of ours that is no setting: one that is ignored is one that somebody relies on."""
     known = [PREFIX + field.name.upper() for field in msgspec.structs.fields(Settings)]
     strangers = [name for name in environ if name.startswith(PREFIX) and name not in known and name not in _FOREIGN]
-    return [
-        f"{name} is not a setting; did you mean {alike[0]}?"
-        for name in strangers
-        if (alike := difflib.get_close_matches(name, known, n=1, cutoff=_ALIKE))
-    ]
+    found = []
+    for name in strangers:
+        alike = difflib.get_close_matches(name, known, n=1)
+        found.append(f"{name} is not a setting{f'; did you mean {alike[0]}?' if alike else ''}")
+    return found
+
+
+def _host_and_port(text: str) -> tuple[str, int]:
+    """Read `host:port`, an IPv6 address in brackets. Raises ValueError with what is wrong."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not host:
+        raise ValueError("it names no host and port")
+    if not port.isdecimal() or int(port) > _PORT_MAX:
+        raise ValueError(f"{port!r} is not a port")
+    return host.removeprefix("[").removesuffix("]"), int(port)
 
 
 def _url_problems(url: str) -> list[str]:

@@ -61,7 +61,7 @@ async def run_service(name: str, **environment: str) -> tuple[int, str]:
         sys.executable,
         "-m",
         f"services.{name}",
-        env={**inherited, **environment},
+        env={**inherited, "HOLDFAST_HEALTH": "127.0.0.1:0", **environment},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )

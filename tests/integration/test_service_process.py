@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
 import signal
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import Any
+from collections.abc import AsyncIterator
 
 import msgspec
 import nats
@@ -16,105 +12,16 @@ import pytest
 from shared.protocol import decode
 from shared.protocol.records import Owner
 from tests.conftest import NatsServer
+from tests.integration.one_service import PROGRAM, Start, run_to_end, starter
 
-PATIENCE_S = 30.0
 ABSENT = "nats://127.0.0.1:9"
-
-# A service that states a fact at its start and one at its end. What it is to do wrong stands in its environment.
-PROGRAM = """
-import asyncio, os
-from shared.pcie import Address
-from shared.protocol.facts import What
-from shared.runtime import Fatal, run
-
-PORT = Address.parse("0000:3b:00.0")
-lives = 0
-
-async def host(context):
-    global lives
-    lives += 1
-    wrong = os.environ.get("WRONG", "")
-    if wrong == "fatal":
-        raise Fatal("the ledger is torn", 9)
-    if wrong == "crash once" and lives == 1:
-        raise RuntimeError("a bug")
-    context.facts.say(What.LINK_UP, PORT, instance=context.settings.instance)
-    context.ready()
-    await (asyncio.Event() if wrong == "deaf" else context.stopping).wait()
-    context.facts.say(What.LINK_DOWN, PORT, instance=context.settings.instance)
-
-run("aer", host, owned=os.environ.get("OWNED", "1") == "1")
-"""
-
-
-class Service:
-    """A process of PROGRAM."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self.process = process
-        self.lines: list[dict[str, Any]] = []
-
-    async def said(self, event: str) -> dict[str, Any]:
-        """Read its log until it has said `event`."""
-        assert self.process.stdout is not None
-        async with asyncio.timeout(PATIENCE_S):
-            while True:
-                line = await self.process.stdout.readline()
-                assert line, f"ended without saying {event!r}: {self.lines}"
-                self.lines.append(msgspec.json.decode(line, type=dict[str, Any]))
-                if self.lines[-1]["event"] == event:
-                    return self.lines[-1]
-
-    async def ended(self) -> int:
-        await asyncio.wait_for(self.process.communicate(), PATIENCE_S)
-        assert self.process.returncode is not None
-        return self.process.returncode
-
-
-Start = Callable[..., Awaitable[Service]]
 
 
 @pytest.fixture
 async def start(nats_server: NatsServer, request: pytest.FixtureRequest) -> AsyncIterator[Start]:
-    """Return a function that starts services, each test's on a host of its own."""
-    host = "".join(filter(str.isalnum, request.node.name))
-    started: list[Service] = []
-
-    async def start_one(instance: str = "aer-1", **environ: str) -> Service:
-        settings = {
-            "HOLDFAST_NATS_URL": nats_server.url,
-            "HOLDFAST_HOSTS": host,
-            "HOLDFAST_INSTANCE": instance,
-            "HOLDFAST_OWNER_S": "3",
-        }
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", PROGRAM, env=_clean() | settings | environ, stdout=asyncio.subprocess.PIPE
-        )
-        started.append(Service(process))
-        return started[-1]
-
-    yield start_one
-    for service in started:
-        if service.process.returncode is None:
-            service.process.kill()
-            await service.process.communicate()
-
-
-def _clean() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith("HOLDFAST_")}
-
-
-async def run_to_end(*arguments: str, environ: Mapping[str, str]) -> tuple[int, str, str]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *arguments,
-        env={**_clean(), **environ},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, error = await asyncio.wait_for(process.communicate(), PATIENCE_S)
-    assert process.returncode is not None
-    return process.returncode, out.decode(), error.decode()
+    """Return a function that starts services of this test's own host."""
+    async with starter(nats_server.url, request.node.name) as start_one:
+        yield start_one
 
 
 async def owner_of(server: NatsServer, host: str) -> Owner:

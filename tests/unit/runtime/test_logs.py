@@ -8,7 +8,9 @@ import msgspec
 import pytest
 import structlog
 
+from shared.protocol.requests import Level
 from shared.runtime import configure_logging
+from shared.runtime._logs import change_level
 
 
 @pytest.fixture(autouse=True)
@@ -68,3 +70,20 @@ def test_a_value_that_json_does_not_know_is_written_as_text(capfd: pytest.Captur
     configure_logging("fabric")
     structlog.get_logger().info("odd", value=object)
     assert "object" in lines(capfd)[0]["value"]
+
+
+def test_a_level_that_is_changed_holds_at_once_also_for_loggers_that_are_bound_and_in_use(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    configure_logging("fabric")
+    loose, bound = structlog.get_logger(), structlog.get_logger().bind(host="lab")
+    for logger in (loose, bound):
+        logger.info("in use")
+        logger.debug("quiet")
+    assert change_level(Level.DEBUG) is Level.INFO
+    for logger in (loose, bound):
+        logger.debug("loud")
+    assert change_level(Level.ERROR) is Level.DEBUG
+    for logger in (loose, bound):
+        logger.warning("quiet again")
+    assert [line["event"] for line in lines(capfd)] == ["in use", "in use", "loud", "loud"]

@@ -12,12 +12,12 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Final
 
-import aiohttp
 import pytest
 
 from services.console._exit import ExitCode
 from services.console._fleet import SERVICES
 from tests.conftest import NatsServer
+from tests.http_client import get
 from tests.integration.cli import Cli, ended
 from tests.integration.conftest import TOPOLOGIES, StartFleet
 from tests.integration.fleet import Bench
@@ -41,8 +41,8 @@ class Watcher:
         self._url = url
 
     async def get(self, path: str) -> tuple[int, str]:
-        async with aiohttp.ClientSession() as client, client.get(self._url + path) as answer:
-            return answer.status, await answer.text()
+        status, _, text = await get(self._url + path)
+        return status, text
 
     async def readiness(self) -> tuple[int, dict[str, Any]]:
         status, body = await self.get("/readyz")

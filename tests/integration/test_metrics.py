@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -19,6 +18,7 @@ from shared.pcie import Address
 from shared.protocol import Refused, subjects
 from shared.protocol.fabric import Open, OpenReply, Rank, Role
 from shared.protocol.facts import Fact, What
+from tests.http_client import get
 from tests.integration.conftest import TOPOLOGIES
 from tests.integration.fleet import Bench
 from tests.integration.promises import keeps
@@ -46,9 +46,9 @@ class Scraper:
 
     async def text(self, name: str) -> str:
         """Return what /metrics answers."""
-        async with aiohttp.ClientSession() as session, session.get(f"{self._urls[name]}/metrics") as response:
-            assert response.status == 200
-            return await response.text()
+        status, _, text = await get(f"{self._urls[name]}/metrics")
+        assert status == 200
+        return text
 
     async def samples(self, *names: str) -> dict[str, Samples]:
         """Return the samples of these services, by metric."""

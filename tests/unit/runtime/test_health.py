@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
 
-import aiohttp
 import msgspec
 import pytest
 import structlog
@@ -17,6 +17,7 @@ from shared.runtime import Fatal
 from shared.runtime._exit_codes import EXIT_PORT
 from shared.runtime._health import Health, HostHealth, Readiness, Role, Seat, reasons_against
 from shared.runtime._health_server import HealthServer
+from tests.http_client import get
 
 ANY: tuple[str, int] = ("127.0.0.1", 0)
 
@@ -125,8 +126,17 @@ class Served:
         return Readiness(ready=self.ready, service="aer", instance="aer-1", bus=True, hosts={}, reasons=why)
 
     async def get(self, path: str) -> tuple[int, str, str]:
-        async with aiohttp.ClientSession() as client, client.get(self._url + path) as answer:
-            return answer.status, answer.headers["Content-Type"], await answer.text()
+        return await get(self._url + path)
+
+    async def says(self, sent: bytes) -> bytes:
+        """Return what is answered to these bytes, until the server closes the connection."""
+        host, _, port = self._url.removeprefix("http://").partition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(sent)
+        writer.write_eof()
+        answer = await reader.read()
+        writer.close()
+        return answer
 
 
 @asynccontextmanager
@@ -162,6 +172,27 @@ async def test_metrics_are_served_as_they_are_rendered() -> None:
 async def test_there_is_nothing_else_to_be_had() -> None:
     async with served() as story:
         assert (await story.get("/"))[0] == 404
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"HEAD /readyz HTTP/1.1\r\nHost: x\r\n\r\n", b"405"),
+        (b"POST /readyz HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n", b"405"),
+        (b"GET / HTTP/1.1\r\n\r\n", b"400"),
+        (b"\x16\x03\x01 hello\r\n\r\n", b"400"),
+        (b"GET /metrics HT", b"400"),
+    ],
+)
+async def test_what_is_no_request_for_it_is_told_so(sent: bytes, status: bytes) -> None:
+    async with served() as story:
+        assert (await story.says(sent)).startswith(b"HTTP/1.1 " + status)
+
+
+async def test_who_connects_and_says_nothing_is_left() -> None:
+    async with served() as story:
+        assert await story.says(b"") == b""
+        assert (await story.get("/healthz"))[0] == 200
 
 
 async def test_a_port_in_use_is_named_with_the_setting_and_an_exit_code_of_its_own() -> None:

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check format constraints clean setup
+.PHONY: run test test-deploy check format constraints clean setup
 
 run: $(VENV)/.run
 	$(BIN)/holdfast demo
@@ -11,6 +11,10 @@ run: $(VENV)/.run
 # Two at a time: most of the time goes into waits of real processes. A file's tests share its fleets, so they stay together.
 test: check
 	$(BIN)/pytest -n 2 --dist loadfile
+
+# Builds the image and runs both compose files with real containers; skips where there is no engine.
+test-deploy: setup
+	$(BIN)/pytest -m deploy -s tests/deploy
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -8,9 +8,10 @@ BIN := $(VENV)/bin
 run: $(VENV)/.run
 	$(BIN)/holdfast demo
 
-# Two at a time: most of the time goes into waits of real processes. A file's tests share its fleets, so they stay together.
+# Two at a time: most of the time goes into waits of real processes. A file's tests share its fleets, so they stay
+# together; and those with fleets come first, so that neither worker is left with a long file at the end.
 test: check
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # Builds the image and runs both compose files with real containers; skips where there is no engine.
 test-deploy: setup

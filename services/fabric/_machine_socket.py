@@ -107,7 +107,7 @@ class MachineSocket:
     async def _ask(self, *request: Any) -> Any:
         """Send one request and await its answer; None if the machine is gone, or goes before it answers."""
         writer = self._writer
-        if writer is None:
+        if writer is None or writer.is_closing():
             return None
         self._last_id += 1
         number = self._last_id

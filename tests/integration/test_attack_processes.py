@@ -140,8 +140,9 @@ async def test_p2_a_fabric_started_while_the_machine_is_away_unmasks_when_it_is_
         lease = await begun(bench, bench.mark(), slot_reset=1.0)
         bench.kill("machine", signal.SIGSTOP)
         bench.kill("fabric")
-        await bench.restart("fabric")
-        await asyncio.sleep(2)
+        await bench.fleet.ended("fabric")
+        await bench.fleet.spawn("fabric")  # not ready before it has seen the hardware
+        await asyncio.sleep(4)
         bench.kill("machine", signal.SIGCONT)
         await bench.closed(PORT, lease, timeout_s=40)
 

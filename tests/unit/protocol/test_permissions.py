@@ -94,12 +94,12 @@ def test_a_record_is_written_by_the_one_who_keeps_it(user: User) -> None:
     assert not allowed(may, f"$KV.PCIE.recovery.other.{PORT}")
 
 
-@pytest.mark.parametrize("user", SERVICES)
+@pytest.mark.parametrize("user", sorted(SERVICES))
 def test_a_service_that_can_store_facts_cannot_have_them_sent_to_a_subject_of_its_choice(user: User) -> None:
     assert not allowed(of(user).publish, "$JS.API.DIRECT.GET.PCIE_FACTS")
 
 
-@pytest.mark.parametrize("user", PEOPLE)
+@pytest.mark.parametrize("user", sorted(PEOPLE))
 def test_people_ask_jetstream_only_by_the_names_that_it_has_among_them(user: User) -> None:
     asked = [subject for subject in of(user).publish if "API" in subject]
     assert asked

@@ -84,6 +84,7 @@ def test_a_full_disk_costs_lines_and_is_said_once_until_there_is_room_again(
 @pytest.mark.parametrize(
     ("instance", "name"),
     [(f"aer-{os.getpid()}", "aer.log"), ("aer-east", "aer-east.log"), ("east", "aer-east.log")],
+    ids=["unnamed", "with the service's name", "without"],
 )
 def test_an_instance_that_was_given_a_name_has_a_file_of_its_own(tmp_path: Path, instance: str, name: str) -> None:
     assert log_file("aer", Settings(log_dir=tmp_path, instance=instance)) == tmp_path / name

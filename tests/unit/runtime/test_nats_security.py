@@ -104,7 +104,11 @@ def test_an_empty_credential_is_none() -> None:
     assert Settings.from_env("aer", {"HOLDFAST_NATS_CREDENTIAL": ""}).nats_credential is None
 
 
-@pytest.mark.parametrize("seed", [b"", b"S", b"SUAA", b"\xff" * 58, new_seed().lower(), new_seed()[:-1] + b"7="])
+@pytest.mark.parametrize(
+    "seed",
+    [b"", b"S", b"SUAA", b"\xff" * 58, new_seed().lower(), new_seed()[:-1] + b"7="],
+    ids=["empty", "short", "cut off", "binary", "lower case", "too long"],
+)
 def test_what_is_no_seed_is_no_seed(seed: bytes) -> None:
     with pytest.raises(ValueError, match="not the seed"):
         public_key(seed)

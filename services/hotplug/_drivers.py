@@ -14,14 +14,16 @@ class Drivers:
     def __init__(self, context: Context) -> None:
         self._context = context
 
-    async def bind(self, function: Address, lease: str | None) -> str | None:
+    async def bind(self, function: Address, lease: str | None, token: int = 0) -> str | None:
         """Bind a driver; return its name, or None where none took the function or none could be asked."""
-        answer = await self._call(DriverCall(function=function, step=DriverStep.BIND, lease=lease))
+        answer = await self._call(DriverCall(function=function, step=DriverStep.BIND, lease=lease, token=token))
         return None if answer is None else answer.driver
 
-    async def unbind(self, function: Address, lease: str | None, channel: Channel) -> None:
+    async def unbind(self, function: Address, lease: str | None, channel: Channel, token: int = 0) -> None:
         """Unbind the driver. With PERM_FAILURE it is told that its device is gone."""
-        await self._call(DriverCall(function=function, step=DriverStep.UNBIND, lease=lease, channel=channel))
+        await self._call(
+            DriverCall(function=function, step=DriverStep.UNBIND, lease=lease, channel=channel, token=token)
+        )
 
     async def _call(self, call: DriverCall) -> DriverAnswer | None:
         context = self._context

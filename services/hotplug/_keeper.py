@@ -132,11 +132,11 @@ class Keeper(PortActor):
         self.compared(survey)
         await self.follow_recoveries(survey)
 
-    async def forget(self, device: Device, *, lease: str | None, why: str) -> None:
+    async def forget(self, device: Device, *, lease: str | None, why: str, token: int = 0) -> None:
         """Remove a function that is gone: the registry first, as its driver may take its time."""
         await self.shop.registry.remove(device.function, lease=lease, why=why)
         if has_driver(device):
-            await self.shop.drivers.unbind(device.function, lease, Channel.PERM_FAILURE)
+            await self.shop.drivers.unbind(device.function, lease, Channel.PERM_FAILURE, token)
 
     async def welcome(self, survey: Survey, why: str) -> None:
         """Register newcomers that run already, without touching them: firmware, or we before a restart, set them up."""

@@ -44,6 +44,11 @@ class SlotOperation:
         """The id of the lease."""
         return self._handle.id
 
+    @property
+    def token(self) -> int:
+        """The token of the lease."""
+        return self._handle.token
+
     def doubt(self) -> None:
         """Ask the fabric soon whether the lease is still ours."""
         self._doubted.set()

@@ -60,7 +60,9 @@ class Work:
         # The registry first: what is decided must not wait for a driver whose device has vanished.
         gone = sorted(self._keeper.behind(), key=lambda device: device.function, reverse=True)
         for device in gone:
-            await operation.unless_lost(self._keeper.forget(device, lease=operation.lease, why=why))
+            await operation.unless_lost(
+                self._keeper.forget(device, lease=operation.lease, why=why, token=operation.token)
+            )
         await self._forget_surprise(operation)
         await self._power_down(operation)
 
@@ -93,7 +95,9 @@ class Work:
 
     async def _release(self, operation: SlotOperation, device: Device) -> None:
         if has_driver(device):
-            await operation.unless_lost(self._shop.drivers.unbind(device.function, operation.lease, Channel.NORMAL))
+            await operation.unless_lost(
+                self._shop.drivers.unbind(device.function, operation.lease, Channel.NORMAL, operation.token)
+            )
         if self._shop.topology.find(device.function) is not None:
             off = r.Command.INTX_DISABLE
             await operation.do(modify(device.function, r.COMMAND.offset, 2, mask=_QUIET | off, value=off))
@@ -154,7 +158,9 @@ class Work:
         for function in functions:
             driver = None
             if not function.kind.is_bridge:
-                driver = await operation.unless_lost(self._shop.drivers.bind(function.address, operation.lease))
+                driver = await operation.unless_lost(
+                    self._shop.drivers.bind(function.address, operation.lease, operation.token)
+                )
             await self._keeper.register(function, driver=driver, lease=operation.lease, why=why)
 
     async def _configure(self, operation: SlotOperation) -> tuple[Function, ...]:

@@ -21,6 +21,7 @@ from shared.runtime import (
     Context,
     Fatal,
     NatsBus,
+    NotPermitted,
     Program,
     Seat,
     Settings,
@@ -72,16 +73,17 @@ async def power_on(program: Program) -> int:
 
 async def _on_the_bus(program: Program, machine: Machine) -> None:
     """Serve the lab on the bus until told to stop, connecting again if the connection is closed for good."""
-    starting = True
+    (seat,) = program.health.seats.values()
     while not program.stopping.is_set():
         try:
             async with program.joined() as bus:
                 if bus is not None:
-                    starting = False
                     await _serve(program, machine, bus)
         except BusError as error:
-            if starting and isinstance(error, BusRefused):
+            if not seat.proved and isinstance(error, BusRefused):
                 raise
+            if not seat.proved and isinstance(error, NotPermitted):
+                raise program.not_ours(error) from error
             _log.warning("the bus is away; the hardware goes on", host=program.settings.hosts[0], error=str(error))
         await program.pause(_AGAIN_S)
 
@@ -99,7 +101,7 @@ async def _serve(program: Program, machine: Machine, bus: NatsBus) -> None:
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         await serving.close()
     finally:
-        seat.context = None
+        seat.leave()
         for end in ends:
             end.cancel()
         await lab.close()

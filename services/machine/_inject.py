@@ -188,7 +188,8 @@ class Injector:
 def _check_target(request: Inject, target: SimulatedFunction) -> None:
     what = request.what
     if what in _OF_PORTS and target.port is None:
-        raise MachineError(f"{what} needs a root port or a downstream port; {target.address} is an {target.spec.kind}")
+        above = f"; the port above it is {target.parent.address}" if target.parent is not None else ""
+        raise MachineError(f"{what} needs a root port or a downstream port, and {target.address} is none{above}")
     if what in _OF_SLOTS and _port(target).slot is None:
         raise MachineError(f"{what} needs a slot; {target.address} has none")
     if what is Injection.DPC and _port(target).containment is None:

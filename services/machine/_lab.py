@@ -1,7 +1,4 @@
-"""The bench on the bus: injections, and the callbacks of its drivers. Each call is a task: a slow driver delays none.
-
-A call that arrives again is not run again: whoever repeats it waits for, or gets, the answer of the first (DriverCall).
-"""
+"""The bench on the bus: injections, and the callbacks of its drivers. Each call is a task: a slow driver delays none."""
 
 from __future__ import annotations
 
@@ -9,11 +6,11 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final, TypeVar, cast
 
-from shared.pcie import Address
 from shared.protocol import Message, Reason, Refused, subjects
-from shared.protocol.requests import DriverAnswer, DriverCall, Inject, Injected
+from shared.protocol.requests import DriverCall, Inject, Injected
 from shared.runtime.bus import Bus, Request, Subscription
 
+from ._calls import Calls
 from ._machine import Machine
 from ._specs import MachineError
 
@@ -29,7 +26,7 @@ class Lab:
         self._machine = machine
         self._host = host
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._last: dict[Address, tuple[DriverCall, asyncio.Task[DriverAnswer]]] = {}  # per function, the newest call
+        self._calls = Calls()
 
     async def serve(self, bus: Bus) -> Subscription:
         """Answer on the bus until the subscription returned is closed."""
@@ -71,12 +68,5 @@ class Lab:
             message = f"the subject {request.subject} is not that of {call.function}"
             await request.answer(Refused(reason=Reason.MALFORMED, message=message))
             return
-        await request.answer(await asyncio.shield(self._once(call)))
-
-    def _once(self, call: DriverCall) -> asyncio.Task[DriverAnswer]:
-        last = self._last.get(call.function)
-        if last is not None and call.lease is not None and (last[0].lease, last[0].step) == (call.lease, call.step):
-            return last[1]
-        task = self._task(self._machine.call_driver(call))
-        self._last[call.function] = (call, task)
-        return task
+        answering = self._calls.once(call, lambda: self._task(self._machine.call_driver(call)))
+        await request.answer(answering if isinstance(answering, Refused) else await asyncio.shield(answering))

@@ -150,8 +150,8 @@ class Vote(StrEnum):
 class DriverCall(Message, frozen=True):
     """Call one callback of the function's driver. `lease` and `token` tell the driver which recovery speaks.
 
-    It may arrive more than once. Calls with the same lease and step are one call: run once, answered each time. Without
-    a lease every call is another.
+    It may arrive more than once. Calls with the same lease, step and channel are one call: run once, answered each
+    time. `nonce` tells apart those without a lease. A driver refuses a token below one that the lease has come with.
     """
 
     function: Address
@@ -159,6 +159,7 @@ class DriverCall(Message, frozen=True):
     channel: Channel = Channel.NORMAL
     lease: str | None = None
     token: int = 0
+    nonce: str = ""
 
 
 class DriverAnswer(Message, frozen=True, tag="answer"):

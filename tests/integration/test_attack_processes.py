@@ -177,3 +177,10 @@ async def test_a_driver_that_prepared_for_a_reset_hears_its_end_from_the_recover
         await bench.closed(PORT, absorbed.data["heir"], timeout_s=30)
     told = [fact.data["step"] for fact in bench.facts(What.RECOVERY_VOTE, since=since)]
     assert told == ["reset_prepare", "error_detected", "slot_reset", "reset_done", "resume"]
+
+
+async def test_a_driver_that_takes_long_to_bind_is_bound_once_and_waited_for(fleet: StartFleet) -> None:
+    slow = 'driver = {name = "nvme", delay_s = {bind = 5.0}}'
+    bench = await fleet(BENCH.replace('driver = {name = "nvme"}', slow, 1))
+    device = (await bench.registry())["0000:01:00.0"]
+    assert (device.driver, device.generation) == ("nvme", 1)

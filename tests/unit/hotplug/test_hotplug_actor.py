@@ -85,6 +85,10 @@ async def test_an_insertion_brings_the_card_up_and_configures_it(lab: Lab) -> No
     assert lab.bench.registers[CARD, r.COMMAND.offset] == BUSY
     assert lab.bench.status == PRESENT
     assert [data["to"] for data in lab.said(What.SLOT_STATE)] == ["power_on", "on"]
+    (bound,) = lab.store.calls
+    assert bound.lease is not None
+    assert bound.lease.startswith("slot-")
+    assert bound.token > 0
 
 
 @pytest.mark.parametrize("evidence", ["dpc", "fatal", "lease"])

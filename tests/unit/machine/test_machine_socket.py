@@ -11,6 +11,7 @@ import msgpack
 import pytest
 
 from services.machine import Lab, Machine, MachineError, MachineSocket
+from services.machine._calls import LEASES_MAX
 from shared.pcie import Address
 from shared.protocol import Message, Reason, Refused, subjects
 from shared.protocol.requests import (
@@ -145,9 +146,9 @@ async def bus() -> AsyncIterator[FakeBus]:
 
 
 def call(
-    bus: FakeBus, function: Address, step: DriverStep, *, of: Address | None = None, lease: str | None = None
+    bus: FakeBus, function: Address, step: DriverStep, *, of: Address | None = None, **about: Any
 ) -> asyncio.Future[Message]:
-    message = DriverCall(function=function, step=step, channel=Channel.FROZEN, lease=lease)
+    message = DriverCall(function=function, step=step, channel=about.pop("channel", Channel.FROZEN), **about)
     return bus.ask(subjects.driver("lab", "*"), subjects.driver("lab", of or function), message)
 
 
@@ -176,14 +177,44 @@ async def test_a_driver_without_callbacks_says_so_and_a_hanging_one_delays_nobod
 
 async def test_p9_a_call_that_arrives_again_is_the_same_call(bus: FakeBus) -> None:
     await inject(bus, Inject(what=Injection.DRIVER, target=DISK, driver={"delay_s": 0.05}))
-    calls = [call(bus, DISK, DriverStep.ERROR_DETECTED, lease="r-1") for _ in range(2)]
+    calls = [call(bus, DISK, DriverStep.ERROR_DETECTED, lease="r-1", token=1) for _ in range(2)]
     first, again = await asyncio.gather(*calls)
     await inject(bus, Inject(what=Injection.DRIVER, target=DISK, driver={"error_detected": "disconnect"}))
-    late = await call(bus, DISK, DriverStep.ERROR_DETECTED, lease="r-1")
-    other = await call(bus, DISK, DriverStep.ERROR_DETECTED, lease="r-2")
-    assert isinstance(other, DriverAnswer)
+    await call(bus, DISK, DriverStep.SLOT_RESET, lease="r-1", token=1)
+    late = await call(bus, DISK, DriverStep.ERROR_DETECTED, lease="r-1", token=2)
     assert first is again is late
-    assert other.vote is Vote.DISCONNECT
+
+
+@pytest.mark.parametrize("other", [{"lease": "r-2"}, {"lease": "r-1", "channel": Channel.PERM_FAILURE}])
+async def test_a_call_under_another_lease_or_for_another_channel_is_another(
+    bus: FakeBus, other: dict[str, Any]
+) -> None:
+    first = await call(bus, DISK, DriverStep.ERROR_DETECTED, lease="r-1")
+    assert await call(bus, DISK, DriverStep.ERROR_DETECTED, **other) is not first
+
+
+async def test_without_a_lease_a_nonce_tells_calls_apart(bus: FakeBus) -> None:
+    first, again = [await call(bus, DISK, DriverStep.BIND, nonce="a") for _ in range(2)]
+    assert first is again
+    assert await call(bus, DISK, DriverStep.BIND, nonce="b") is not first
+
+
+async def test_p7_a_deposed_holder_calls_no_driver(bus: FakeBus) -> None:
+    await call(bus, DISK, DriverStep.SLOT_RESET, lease="r-1", token=2)
+    for step in (DriverStep.SLOT_RESET, DriverStep.UNBIND):
+        refused = await call(bus, DISK, step, lease="r-1", token=1)
+        assert isinstance(refused, Refused)
+        assert refused.reason is Reason.FENCED
+    answer = await call(bus, DISK, DriverStep.RESUME, lease="r-1", token=2)
+    assert isinstance(answer, DriverAnswer)
+    assert answer.driver == "nvme"
+
+
+async def test_what_is_remembered_of_leases_is_bounded(bus: FakeBus) -> None:
+    first = await call(bus, DISK, DriverStep.RESUME, lease="r-0")
+    for number in range(1, LEASES_MAX + 1):
+        await call(bus, DISK, DriverStep.RESUME, lease=f"r-{number}")
+    assert await call(bus, DISK, DriverStep.RESUME, lease="r-0") is not first
 
 
 async def test_a_call_on_another_functions_subject_is_refused(bus: FakeBus) -> None:

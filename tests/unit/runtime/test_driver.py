@@ -33,8 +33,8 @@ class LossyBus:
         raise failure
 
 
-async def ask(bus: LossyBus) -> Message:
-    return await call_driver(SimpleNamespace(host="lab", bus=bus, settings=Settings(instance="test")), CALL)  # type: ignore[arg-type]
+async def ask(bus: LossyBus, call: DriverCall = CALL) -> Message:
+    return await call_driver(SimpleNamespace(host="lab", bus=bus, settings=Settings(instance="test")), call)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("failure", [Unanswered("lost"), BusUnreachable("down"), NobodyListens("not yet back")])
@@ -61,5 +61,19 @@ def test_who_does_not_come_back_to_the_bus_drives_nothing(in_virtual_time: InVir
     async def story() -> None:
         with pytest.raises(NobodyListens):
             await ask(LossyBus(*[NobodyListens("nobody")] * 1000))
+
+    in_virtual_time(story())
+
+
+def test_without_a_lease_the_repetitions_of_a_call_are_one_and_the_next_is_another(
+    in_virtual_time: InVirtualTime,
+) -> None:
+    async def story() -> None:
+        bus = LossyBus(Unanswered("slow"))
+        call = DriverCall(function=CALL.function, step=DriverStep.BIND)
+        await ask(bus, call)
+        await ask(bus, call)
+        first, again, other = bus.asked
+        assert first == again != other
 
     in_virtual_time(story())

@@ -21,6 +21,7 @@ from typing import Final
 import msgspec
 
 from shared.protocol import permissions, subjects
+from shared.protocol.routes import User
 from shared.runtime import new_seed, public_key
 
 from . import _key_certificates as certificates
@@ -34,6 +35,7 @@ USERS: Final = "users.conf"
 SEED: Final = ".nk"
 RENEW_BEFORE: Final = dt.timedelta(days=30)
 _IGNORE: Final = ".gitignore"  # no key gets into a repository by accident
+_UNFINISHED: Final = ".holdfast-keys-"  # a file that is being written, or was when we crashed
 _DIRECTORY_MODE: Final = 0o700
 _PRIVATE: Final = 0o600
 # Everybody may read what only the directory's owner can reach. A compose file mounts each secret as it is, past the
@@ -56,9 +58,14 @@ class Keys(msgspec.Struct, frozen=True):
 
 def present(directory: Path) -> tuple[str, ...]:
     """Return the names of the files there that are ours."""
-    with _explained(directory):
-        names = sorted(file.name for file in directory.iterdir()) if directory.exists() else []
-    return tuple(name for name in names if name in {*AUTHORITY, *SERVER, USERS} or name.endswith(SEED))
+    return tuple(filter(_is_ours, _names(directory)))
+
+
+def strangers(directory: Path) -> tuple[str, ...]:
+    """Return the names of the files there that no `keys init` has made."""
+    return tuple(
+        name for name in _names(directory) if not (_is_ours(name) or name == _IGNORE or name.startswith(_UNFINISHED))
+    )
 
 
 def read(directory: Path) -> Keys:
@@ -89,7 +96,6 @@ def write(directory: Path, keys: Keys) -> tuple[str, ...]:
     assert keys.authority is not None
     assert keys.server is not None
     files = {
-        _IGNORE: (b"*\n", _MOUNTED),
         AUTHORITY[1]: (keys.authority.key_pem, _PRIVATE),
         AUTHORITY[0]: (keys.authority.certificate_pem, _MOUNTED),
         SERVER[1]: (keys.server.key_pem, _MOUNTED),
@@ -100,12 +106,14 @@ def write(directory: Path, keys: Keys) -> tuple[str, ...]:
     with _explained(directory):
         directory.mkdir(parents=True, exist_ok=True)
         directory.chmod(_DIRECTORY_MODE)
+        if not (directory / _IGNORE).exists():
+            _replaced(directory / _IGNORE, b"*\n", _MOUNTED)
         changed = [name for name, (text, mode) in files.items() if _replaced(directory / name, text, mode)]
         for name in present(directory):
             if name not in files:
                 (directory / name).unlink()
                 changed.append(name)
-    return tuple(name for name in changed if name != _IGNORE)
+    return tuple(changed)
 
 
 def problems(directory: Path, keys: Keys, now: dt.datetime) -> list[str]:
@@ -123,6 +131,17 @@ def problems(directory: Path, keys: Keys, now: dt.datetime) -> list[str]:
     elif not found and (directory / USERS).read_bytes() != users.config(keys.hosts, keys.public_keys()).encode():
         found.append(f"{USERS} was not made of these keys, or by another version")
     return found
+
+
+def _names(directory: Path) -> list[str]:
+    with _explained(directory):
+        return sorted(file.name for file in directory.iterdir()) if directory.exists() else []
+
+
+def _is_ours(name: str) -> bool:
+    user, dash, _ = name.removesuffix(SEED).partition("-")
+    seed = name.endswith(SEED) and user in set(User) and bool(dash) == (user in permissions.PER_HOST)
+    return seed or name in {*AUTHORITY, *SERVER, USERS}
 
 
 def _seed(file: Path) -> bytes:
@@ -153,7 +172,7 @@ def _replaced(file: Path, text: bytes, mode: int) -> bool:
     """Make the file what it should be, at once; False if it was."""
     if file.exists() and file.read_bytes() == text and file.stat().st_mode & 0o777 == mode:
         return False
-    descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+    descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=_UNFINISHED)
     try:
         with os.fdopen(descriptor, "wb") as opened:
             opened.write(text)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from shared.protocol import permissions
+from shared.protocol.permissions import Permissions
 from shared.protocol.routes import PEOPLE, User
 
 _HEAD: Final = """\
@@ -27,11 +28,19 @@ def user_names(hosts: Iterable[str]) -> dict[str, tuple[User, tuple[str, ...]]]:
     return found
 
 
+def allowed(name: str, hosts: Iterable[str], public_keys: Mapping[str, str]) -> Permissions:
+    """Return what the user of this name may do. `public_keys` by the names of `user_names`."""
+    user, served = user_names(hosts)[name]
+    inboxes = [(one, permissions.inbox(public_keys[other])) for other, (one, _) in user_names(served).items()]
+    return permissions.permissions(user, served, own_inbox=permissions.inbox(public_keys[name]), inboxes=inboxes)
+
+
 def config(hosts: Iterable[str], public_keys: Mapping[str, str]) -> str:
     """Return users.conf. `public_keys` by the names of `user_names`."""
+    hosts = tuple(hosts)
     people, services = "", ""
-    for name, (user, served) in user_names(hosts).items():
-        entry = _user(name, user, served, public_keys[name])
+    for name, (user, _) in user_names(hosts).items():
+        entry = _user(name, public_keys[name], allowed(name, hosts, public_keys))
         if user in PEOPLE:
             people += entry
         else:
@@ -60,12 +69,11 @@ def config(hosts: Iterable[str], public_keys: Mapping[str, str]) -> str:
     )
 
 
-def _user(name: str, user: User, hosts: tuple[str, ...], public_key: str) -> str:
-    allowed = permissions.permissions(user, hosts, own_inbox=permissions.inbox(public_key))
+def _user(name: str, public_key: str, may: Permissions) -> str:
     return (
         f"      {{ # {name}\n        nkey: {public_key}\n        permissions: {{\n"
-        f"          publish: {{ allow: {_list(allowed.publish)} }}\n"
-        f"          subscribe: {{ allow: {_list(allowed.subscribe)} }}\n"
+        f"          publish: {{ allow: {_list(may.publish)} }}\n"
+        f"          subscribe: {{ allow: {_list(may.subscribe)} }}\n"
         "        }\n      }\n"
     )
 

@@ -9,11 +9,11 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from shared.protocol import permissions, subjects
+from shared.protocol import subjects
 
 from . import _key_store as store
 from ._exit import ExitCode, Failure
-from ._key_users import user_names
+from ._key_users import allowed
 from ._output import print_json, print_table, tell
 
 DEFAULT_HOSTS: Final = "lab"
@@ -48,6 +48,9 @@ def init(
     there = store.present(directory)
     if if_missing and force:
         raise Failure(ExitCode.USAGE, "--if-missing keeps what is there, --force replaces it: choose one")
+    if not there and (others := store.strangers(directory)):
+        told = f"{directory} is no directory of keys: {others[0]} is there; name one that is empty, or does not exist"
+        raise Failure(ExitCode.USAGE, told)
     if there and not (if_missing or force):
         told = f"{directory} has keys already ({', '.join(there[:3])} …); --if-missing completes, --force replaces them"
         raise Failure(ExitCode.USAGE, told)
@@ -74,11 +77,8 @@ def show(directory: Directory, as_json: Json = False) -> None:
     assert keys.server is not None
     ends = keys.server.certificate.not_valid_after_utc.date().isoformat()
     if as_json:
-        hosts = user_names(keys.hosts)
         for row in rows:
-            user, served = hosts[row["user"]]
-            own = permissions.inbox(row["public_key"])
-            print_json({**row, "may": permissions.permissions(user, served, own_inbox=own)})
+            print_json({**row, "may": allowed(row["user"], keys.hosts, keys.public_keys())})
         print_json({"server": keys.server.names, "until": ends})
         return
     print_table(("USER", "PUBLIC KEY"), [tuple(row.values()) for row in rows], empty="")

@@ -2,9 +2,10 @@
 
 Whoever is not named here may do nothing. Three things are less plain than they look:
 
-- **Replies go to inboxes only.** NATS lets a responder answer to *any* address that the asker names
-  (`allow_responses`). So whoever may ask could have a service write where he may not: over a journal, say. Services
-  may answer to inboxes instead, and each user may listen only to its own, which nobody can guess.
+- **Replies go to the inboxes of askers only.** NATS lets a responder answer to *any* address that the asker names
+  (`allow_responses`). So whoever may ask could have a service write where he may not: over a journal, say. A service
+  may answer to the inboxes of those who may ask it instead, so that it can answer for nobody else, and each user may
+  listen only to its own.
 - **JetStream itself answers wherever it is told to**, with no permission to hold it back; a stored message, asked for
   directly, is sent to a subject of the asker's choice, as it is. So services, which can store facts, may not ask for
   them; and people, who may, live in an account of their own, where no such subject means anything to a service.
@@ -67,14 +68,19 @@ def inbox(public_key: str) -> str:
     return f"{INBOXES}.{public_key}"
 
 
-def permissions(user: User, hosts: Iterable[str] = ANY_HOST, *, own_inbox: str) -> Permissions:
-    """Return what `user` may do on these hosts. Machine and fabric have one."""
+def permissions(
+    user: User, hosts: Iterable[str] = ANY_HOST, *, own_inbox: str, inboxes: Iterable[tuple[User, str]]
+) -> Permissions:
+    """Return what `user` may do on these hosts. Machine and fabric have one.
+
+    `inboxes` are those of all users of these hosts, with whose they are: a service answers to some of them.
+    """
     hosts = tuple(hosts)
     assert len(hosts) == 1 or user not in PER_HOST, hosts
     publish = set(_sends(user, hosts))
     subscribe = {*_takes(user, hosts), f"{own_inbox}.>"}
     if user in SERVICES:
-        publish |= {*_LOOK, f"{INBOXES}.>", _ACROSS_ACCOUNTS}
+        publish |= {*_LOOK, *_answers(user, inboxes), _ACROSS_ACCOUNTS}
         subscribe |= set(_answers_discovery(user, hosts))
     else:
         publish |= {_DISCOVERY, *map(among_people, (*_LOOK, _READ_FACTS))}
@@ -109,6 +115,14 @@ def _sends(user: User, hosts: tuple[str, ...]) -> Iterator[str]:
 def _takes(user: User, hosts: tuple[str, ...]) -> Iterator[str]:
     """Yield what is sent to this user; a service takes only what names it, where a subject names a service."""
     return (_filled(route, host, user) for route in ROUTES if user in route.takers for host in hosts)
+
+
+def _answers(user: User, inboxes: Iterable[tuple[User, str]]) -> Iterator[str]:
+    """Yield where the services that may ask this one wait. People's inboxes are in another account."""
+    askers = {
+        sender for route in ROUTES if user in route.takers and route.reply is not None for sender in route.senders
+    }
+    return (f"{asker_inbox}.>" for asker, asker_inbox in inboxes if asker in askers & SERVICES)
 
 
 def _keys(user: User, hosts: tuple[str, ...]) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """The NATS connection, tuned for a control system: it fails at once, keeps nothing for later, and comes back for ever.
 
-Six changes to nats-py 2.16 (prior-art/nats.md, 1.2), each in the one place where it can be made:
+Seven changes to nats-py 2.16 (prior-art/nats.md, 1.2), each in the one place where it can be made:
 
 - what had not left when the connection broke never leaves (C2), rather than being executed seconds later;
 - reconnecting does not wait until a frozen peer has taken the bytes still in the socket (C4);
@@ -8,7 +8,8 @@ Six changes to nats-py 2.16 (prior-art/nats.md, 1.2), each in the one place wher
 - a flush comes after what was sent before it: as it is, its PING overtakes what is still queued, so a subscription or
   an endpoint may not be there yet when it returns (found here: 1 request in 30 met nobody);
 - no credential leaves over a connection that should be encrypted and is not;
-- what the server does not permit fails at once, instead of after its timeout.
+- what the server does not permit fails at once, instead of after its timeout;
+- nobody can guess where an answer is waited for: whoever may ask could name it, and have somebody else answer there.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import secrets
 import weakref
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
@@ -25,6 +27,7 @@ import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
+from nats.nuid import NUID
 
 from . import _nats_security as security
 from ._settings import Settings
@@ -49,11 +52,24 @@ class NotPermittedError(nats.errors.Error):
     """The server does not let our credential publish or subscribe there."""
 
 
+class _Unguessable(NUID):
+    """Tokens for the addresses of answers, in place of nats-py's, which count up: who has seen one knows the next.
+
+    A thief may not publish to the inbox of another, but JetStream, and a service that both may ask, answer where the
+    asker says. What keeps such an answer from being taken for the one that is waited for is this token alone.
+    """
+
+    def next(self) -> bytearray:
+        """Return 128 random bits in 22 characters: nats-py cuts addresses of answers at the length of its own."""
+        return bytearray(secrets.token_urlsafe(16), "ascii")
+
+
 class HoldfastClient(Client):
     """nats-py's client with these changes, and what it learns on the way as plain counters."""
 
     def __init__(self) -> None:
         super().__init__()
+        self._nuid = _Unguessable()
         self.slow = 0
         self.gone = asyncio.Event()  # closed for good: nothing will reconnect
         self._complained_at: float | None = None

@@ -53,6 +53,16 @@ _CONFIGS: Final = {
         allow_direct=False,
     ),
 }
+# What protects the streams from those who may publish there, and how the operator gets it back.
+_PROTECTION: Final = {
+    "allow_rollup_hdrs": "--no-allow-rollup",
+    "deny_delete": "--deny-delete",
+    "deny_purge": "--deny-purge",
+    "max_msgs_per_subject": "--max-msgs-per-subject={wanted}",
+    "republish": "--no-republish",  # what is stored would be sent on, by the server, to whatever subject
+    "sources": "--interactive",  # what is stored elsewhere would be stored here
+    "mirror": "--interactive",
+}
 
 
 class Streams:
@@ -66,7 +76,7 @@ class Streams:
         self._creates = creates
         self._looking: asyncio.Task[None] | None = None
         self._seen_at: int | None = None  # the count of reconnects when both were last seen
-        self._told: set[str] = set()  # streams whose replicas were complained about
+        self._told: set[tuple[str, str]] = set()  # streams, and settings of theirs that were complained about
 
     async def ensure(self) -> None:
         """Create what is missing. Several services may do so at the same time. Raises BusError: try again.
@@ -122,7 +132,8 @@ class Streams:
                 if error.err_code != STREAM_NOT_FOUND:
                     raise
                 found = await self._create(stream)
-        self._complain(stream, found.config.num_replicas or 1)
+        if self._creates:
+            self._complain(stream, found.config)
 
     async def _create(self, stream: str) -> api.StreamInfo:
         if not self._creates:
@@ -139,13 +150,22 @@ class Streams:
                 ) from error
             raise
 
-    def _complain(self, stream: str, replicas: int) -> None:
-        """Say once that a stream has other replicas than are wanted: whether to change that is the operator's choice."""
-        if not self._creates or replicas == self._replicas or stream in self._told:
-            return
-        self._told.add(stream)
-        fix = f"nats stream edit {stream} --replicas {self._replicas}, or set HOLDFAST_REPLICAS={replicas}"
-        _log.warning("stream has other replicas", stream=stream, replicas=replicas, wanted=self._replicas, fix=fix)
+    def _complain(self, stream: str, found: api.StreamConfig) -> None:
+        """Say once what is other than wanted: whether to change a stream that is there is the operator's choice."""
+        replicas = found.num_replicas or 1
+        if replicas != self._replicas and self._is_news(stream, "num_replicas"):
+            fix = f"nats stream edit {stream} --replicas {self._replicas}, or set HOLDFAST_REPLICAS={replicas}"
+            _log.warning("stream has other replicas", stream=stream, replicas=replicas, wanted=self._replicas, fix=fix)
+        for setting, option in _PROTECTION.items():
+            value, wanted = getattr(found, setting) or None, getattr(_CONFIGS[stream], setting) or None
+            if value != wanted and self._is_news(stream, setting):
+                fix = f"nats stream edit {stream} {option.format(wanted=wanted)}"
+                _log.error("stream is not protected", stream=stream, setting=setting, value=str(value), fix=fix)
+
+    def _is_news(self, stream: str, setting: str) -> bool:
+        known = (stream, setting) in self._told
+        self._told.add((stream, setting))
+        return not known
 
 
 def _retrieved(look: asyncio.Task[None]) -> None:

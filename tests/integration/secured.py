@@ -79,6 +79,11 @@ class SecuredServer:
             "HOLDFAST_NATS_CA": str(self.keys / "ca.pem"),
         }
 
+    def inbox(self, user: str) -> str:
+        """Return the prefix of the addresses at which `user` waits for answers."""
+        assert self.keys is not None
+        return permissions.inbox(public_key((self.keys / f"{user}.nk").read_bytes().strip()))
+
 
 class Guest:
     """A plain client, without anything of ours between it and the server."""
@@ -99,7 +104,7 @@ class Guest:
     async def send(self, subject: str, data: bytes, reply: str = "", headers: dict[str, str] | None = None) -> None:
         """Send, and wait until the server has seen to it."""
         await self.client.publish(subject, data, reply=reply, headers=headers)
-        await self._settled()
+        await self.settled()
 
     async def ask(self, subject: str, data: bytes, headers: dict[str, str] | None = None) -> Msg:
         """Ask and return the answer."""
@@ -113,11 +118,12 @@ class Guest:
     async def _subscribes(self, subject: str) -> bool:
         self.violations.clear()
         subscription = await self.client.subscribe(subject)
-        await self._settled()
+        await self.settled()
         await subscription.unsubscribe()
         return not self.violations
 
-    async def _settled(self) -> None:
+    async def settled(self) -> None:
+        """Wait until the server has seen to what was sent."""
         # nats-py's first PING may overtake what is still queued; the second comes after it.
         await self.client.flush(_MESSAGE_S)
         await self.client.flush(_MESSAGE_S)
@@ -132,7 +138,7 @@ async def guest(server: SecuredServer, user: str) -> AsyncIterator[Guest]:
     """Connect as one of the server's users."""
     assert server.keys is not None
     seed = (server.keys / f"{user}.nk").read_bytes().strip()
-    connected = Guest(Client(), permissions.inbox(public_key(seed)))
+    connected = Guest(Client(), server.inbox(user))
     await connected.client.connect(
         server.url,
         nkeys_seed_str=seed.decode(),
@@ -151,7 +157,7 @@ async def heard(guest: Guest, subject: str) -> asyncio.Queue[Msg]:
     """Listen; return where it arrives."""
     found: asyncio.Queue[Msg] = asyncio.Queue()
     await guest.client.subscribe(subject, cb=found.put)
-    await guest.client.flush(_MESSAGE_S)
+    await guest.settled()
     return found
 
 

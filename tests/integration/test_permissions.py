@@ -18,7 +18,7 @@ import pytest_asyncio
 
 from shared.pcie import Address
 from shared.protocol import permissions
-from shared.protocol.fabric import OpenReply, Read
+from shared.protocol.fabric import OpenReply, Read, ReadReply
 from shared.protocol.facts import Fact, What
 from shared.protocol.records import Owner
 from shared.protocol.requests import InjectReply
@@ -36,6 +36,12 @@ STREAMS = ("PCIE_FACTS", "KV_PCIE")
 OF_HOST = frozenset({User.MACHINE, User.FABRIC})
 CREATORS = frozenset(User) - PEOPLE - {User.MACHINE}
 OWNERS = (User.HOTPLUG, User.AER, User.DPC, User.COORDINATOR)
+# Which services wait for answers of which: written by hand.
+ANSWERS = {
+    User.MACHINE: (User.COORDINATOR, User.HOTPLUG),
+    User.FABRIC: (User.COORDINATOR, User.HOTPLUG, User.AER, User.DPC),
+    User.COORDINATOR: (User.AER, User.DPC),
+}
 NAMES = [f"{user}-{host}" if user in OF_HOST else user for user in User for host in ("lab", "other")]
 
 
@@ -105,6 +111,7 @@ def of_jetstream(name: str) -> dict[str, bool]:
 @pytest.mark.parametrize("name", dict.fromkeys(NAMES))
 async def test_each_user_may_publish_what_the_table_says_and_nothing_else(server: SecuredServer, name: str) -> None:
     wanted = {subject: may for subject, (may, _) in examples(name).items()} | of_jetstream(name)
+    wanted |= {f"{server.inbox(other)}.x": who(other)[0] in ANSWERS.get(who(name)[0], ()) for other in set(NAMES)}
     async with guest(server, name) as user:
         assert await user.may_publish(wanted) == {subject for subject, may in wanted.items() if may}
 
@@ -205,6 +212,40 @@ async def test_a_stolen_service_key_cannot_erase_the_records_of_others_by_a_head
 async def test_nobody_hears_the_answers_for_another(server: SecuredServer) -> None:
     async with guest(server, "aer") as one, guest(server, "dpc") as other:
         assert not await other.may_subscribe([f"{one.inbox}.>"])
+
+
+async def test_a_stolen_service_key_cannot_answer_for_another_service(server: SecuredServer) -> None:
+    async with (
+        guest(server, "coordinator") as coordinator,
+        guest(server, "fabric-lab") as fabric,
+        guest(server, "hotplug") as thief,
+    ):
+        questions = await heard(fabric, "pcie.lab.fabric.coordinator.open")
+        asking = asyncio.create_task(coordinator.ask("pcie.lab.fabric.coordinator.open", b"{}"))
+        question = await arrived(questions)
+        await thief.send(question.reply, b"forged")
+        assert thief.violations
+        await fabric.send(question.reply, b"an answer")
+        assert (await asking).data == b"an answer"
+
+
+async def test_who_has_seen_where_one_answer_was_waited_for_does_not_know_the_next(server: SecuredServer) -> None:
+    """A thief may have a service, or JetStream, answer him at any address that he knows."""
+    bus = await joined(server, "coordinator")
+    try:
+        async with guest(server, "fabric-lab") as fabric:
+            questions = await heard(fabric, "pcie.lab.fabric.read")
+            tokens = []
+            for _ in range(2):
+                asking = asyncio.create_task(
+                    bus.request("pcie.lab.fabric.read", Read(operations=()), ReadReply, timeout_s=3600.0)
+                )
+                tokens.append((await arrived(questions)).reply.rpartition(".")[2])
+                asking.cancel()
+        assert [len(token) >= 22 for token in tokens] == [True, True]
+        assert tokens[0][:6] != tokens[1][:6]  # nats-py's own begin with the same 12
+    finally:
+        await bus.close()
 
 
 # --- What our own side makes of it ---

@@ -97,6 +97,34 @@ def test_force_leaves_no_key_of_a_host_that_is_no_more(keys: Path) -> None:
     assert not (keys / "machine-b.nk").exists()
 
 
+@pytest.mark.parametrize("arguments", [(), ("--force",), ("--if-missing",)])
+def test_a_directory_of_somebody_else_is_refused_and_left_alone(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    tmp_path.chmod(0o755)
+    (tmp_path / ".gitignore").write_text("*.pyc\n")
+    (tmp_path / "backup.nk").write_text("of another program")
+    before = contents(tmp_path)
+    assert "backup.nk" in refused("init", tmp_path, *arguments)
+    assert contents(tmp_path) == before
+    assert tmp_path.stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize("left", [".gitignore", ".holdfast-keys-abc"])
+def test_a_directory_with_what_a_crash_left_of_the_first_file_is_as_good_as_empty(keys: Path, left: str) -> None:
+    keys.mkdir()
+    (keys / left).write_text("")
+    made(keys)
+
+
+def test_force_keeps_what_is_not_ours(keys: Path) -> None:
+    made(keys, "--hosts", "a,b")
+    others = {".gitignore": b"*.nk\n", "backup.nk": b"?", "aer-a.nk": b"?", "machine.nk": b"?", "readme": b"?"}
+    for name, text in others.items():
+        (keys / name).write_bytes(text)
+    made(keys, "--hosts", "a", "--force")
+    assert others.items() <= contents(keys).items()
+    assert not (keys / "machine-b.nk").exists()
+
+
 def test_completing_what_is_complete_changes_nothing(keys: Path) -> None:
     made(keys)
     before = contents(keys)
@@ -195,6 +223,10 @@ def test_show_lists_users_and_never_a_seed(keys: Path) -> None:
     shown = run("show", keys, "--json").output
     rows = [json.loads(line) for line in shown.splitlines()]
     assert {row["user"] for row in rows[:-1]} == SEEDS
+    keys_of = {row["user"]: row["public_key"] for row in rows[:-1]}
+    machine = next(row for row in rows if row.get("user") == "machine-lab")["may"]["publish"]
+    inboxes = {f"_INBOX.{keys_of[asker]}.>" for asker in ("coordinator", "hotplug")}
+    assert {subject for subject in machine if subject.startswith("_INBOX")} == inboxes
     assert "pcie.lab.inject" in next(row for row in rows if row.get("user") == "operator")["may"]["publish"]
     assert "nats" in rows[-1]["server"]
     assert not [name for name in SEEDS if (keys / f"{name}.nk").read_text().strip() in shown]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import Final
 
 import pytest
 
@@ -11,14 +12,113 @@ from shared.protocol import permissions
 from shared.protocol.permissions import Permissions
 from shared.protocol.routes import PEOPLE, ROUTES, SERVICES, Route, User
 
-KEY = "UKEY"
-OWN = permissions.inbox(KEY)
 PORT = "0000-3b-00-0"
 STREAMS = ("PCIE_FACTS", "KV_PCIE")
 
+# Written by hand, unlike what is expected below: what nobody may ever get by a slip in the table of messages.
+INBOX: Final = {user: f"_INBOX.U{user.upper()}" for user in User}
+COMMANDS: Final = tuple(f"pcie.lab.fabric.coordinator.{verb}" for verb in ("open", "execute", "beat", "adopt", "close"))
+SLOT_COMMANDS: Final = tuple(
+    f"pcie.lab.fabric.hotplug.{verb}" for verb in ("open", "execute", "beat", "adopt", "close")
+)
+ACKNOWLEDGE: Final = "pcie.lab.fabric.aer.acknowledge"
+RECOVER: Final = "pcie.lab.recover"
+DRIVER: Final = f"pcie.lab.{PORT}.driver"
+INJECT: Final = "pcie.lab.inject"
+BY_HAND: Final = (INJECT, "pcie.lab.reset", "pcie.lab.hold", "pcie.lab.release")
+POWER: Final = (f"pcie.lab.{PORT}.slot.power_on", f"pcie.lab.{PORT}.slot.power_off")
+LOG_LEVEL: Final = "holdfast.service.aer.one.log"
+
+
+def facts(kind: str, names: str) -> tuple[str, ...]:
+    return tuple(f"pcie.lab.{PORT}.{kind}.{name}" for name in names.split())
+
+
+LEASE_FACTS: Final = facts("lease", "opened masked executed refused absorbed adopted unmasked closed acknowledged")
+RECOVERY_FACTS: Final = facts("recovery", "started joined waiting escalated step vote progress errors closed")
+SLOT_FACTS: Final = (
+    *facts("link", "down up"),
+    *facts("slot", "state deferred ignored button power_fault latch not_ready reconciled"),
+    *facts("device", "added removed kept rebound channel"),
+)
+AER_FACTS: Final = facts("error", "correctable ignored")
+ERROR_FACTS: Final = facts("error", "nonfatal fatal")
+DPC_FACTS: Final = facts("containment", "entered ignored")
+RELEASED: Final = facts("containment", "released")
+FACTS: Final = (
+    *(*LEASE_FACTS, *RECOVERY_FACTS, *SLOT_FACTS),
+    *(*AER_FACTS, *ERROR_FACTS, *DPC_FACTS, *RELEASED),
+)
+JOURNAL: Final = (f"$KV.PCIE.recovery.lab.{PORT}", "$KV.PCIE.owner.lab.coordinator")
+DEVICES: Final = (f"$KV.PCIE.device.lab.{PORT}", "$KV.PCIE.owner.lab.hotplug")
+# Per user: orders first, then facts, then records.
+NEVER: Final[dict[User, tuple[str, ...]]] = {
+    User.MACHINE: (
+        *(*BY_HAND, *POWER, LOG_LEVEL, RECOVER, DRIVER, *COMMANDS, *SLOT_COMMANDS, ACKNOWLEDGE),
+        *(*FACTS, *JOURNAL, *DEVICES),
+    ),
+    User.FABRIC: (
+        *(*BY_HAND, *POWER, LOG_LEVEL, RECOVER, DRIVER, *COMMANDS, *SLOT_COMMANDS, ACKNOWLEDGE),
+        *(*RECOVERY_FACTS, *SLOT_FACTS, *AER_FACTS, *ERROR_FACTS, *DPC_FACTS, *RELEASED, *JOURNAL, *DEVICES),
+    ),
+    User.HOTPLUG: (
+        *(*BY_HAND, *POWER, LOG_LEVEL, RECOVER, *COMMANDS, ACKNOWLEDGE),
+        *(*LEASE_FACTS, *RECOVERY_FACTS, *AER_FACTS, *ERROR_FACTS, *DPC_FACTS, *RELEASED, *JOURNAL),
+    ),
+    User.AER: (
+        *(*BY_HAND, *POWER, LOG_LEVEL, DRIVER, *COMMANDS, *SLOT_COMMANDS),
+        *(*LEASE_FACTS, *RECOVERY_FACTS, *SLOT_FACTS, *DPC_FACTS, *RELEASED, *JOURNAL, *DEVICES),
+    ),
+    User.DPC: (
+        *(*BY_HAND, *POWER, LOG_LEVEL, DRIVER, *COMMANDS, *SLOT_COMMANDS, ACKNOWLEDGE),
+        *(*LEASE_FACTS, *RECOVERY_FACTS, *SLOT_FACTS, *AER_FACTS, *RELEASED, *JOURNAL, *DEVICES),
+    ),
+    User.COORDINATOR: (
+        *(*BY_HAND, *POWER, LOG_LEVEL, RECOVER, *SLOT_COMMANDS, ACKNOWLEDGE),
+        *(*LEASE_FACTS, *SLOT_FACTS, *AER_FACTS, *ERROR_FACTS, *DPC_FACTS, *DEVICES),
+    ),
+    User.OPERATOR: (
+        *(RECOVER, DRIVER, *COMMANDS, *SLOT_COMMANDS, ACKNOWLEDGE),
+        *(*FACTS, *JOURNAL, *DEVICES),
+    ),
+    User.VIEWER: (
+        *(*BY_HAND, *POWER, LOG_LEVEL, RECOVER, DRIVER, *COMMANDS, *SLOT_COMMANDS, ACKNOWLEDGE),
+        *(*FACTS, *JOURNAL, *DEVICES),
+    ),
+}
+ANSWERS: Final[dict[User, set[User]]] = {
+    User.MACHINE: {User.COORDINATOR, User.HOTPLUG},
+    User.FABRIC: {User.COORDINATOR, User.HOTPLUG, User.AER, User.DPC},
+    User.HOTPLUG: set(),
+    User.AER: set(),
+    User.DPC: set(),
+    User.COORDINATOR: {User.AER, User.DPC},
+    User.OPERATOR: set(),
+    User.VIEWER: set(),
+}
+
 
 def of(user: User, *hosts: str) -> Permissions:
-    return permissions.permissions(user, hosts or ("lab",), own_inbox=OWN)
+    return permissions.permissions(user, hosts or ("lab",), own_inbox=INBOX[user], inboxes=INBOX.items())
+
+
+@pytest.mark.parametrize("user", User)
+def test_what_a_user_may_never_do_whatever_the_table_says(user: User) -> None:
+    assert not [subject for subject in NEVER[user] if allowed(of(user).publish, subject)]
+
+
+@pytest.mark.parametrize("subject", sorted({subject for never in NEVER.values() for subject in never}))
+def test_what_is_forbidden_by_hand_is_a_subject_that_somebody_may_use(subject: str) -> None:
+    """Or the list would forbid what does not exist, and miss what does."""
+    assert any(allowed(of(user).publish, subject) for user in User)
+
+
+@pytest.mark.parametrize("user", User)
+def test_a_service_answers_to_the_services_that_may_ask_it_and_to_nobody_else(user: User) -> None:
+    may = of(user).publish
+    assert {other for other in User if allowed(may, f"{INBOX[other]}.one.two")} == ANSWERS[user]
+    assert allowed(may, "_R_.one") == (user in SERVICES)
+    assert not allowed(may, "_INBOX.USOMEBODY.one")
 
 
 def example(route: Route, host: str = "lab", service: str = "aer") -> str:
@@ -70,7 +170,7 @@ def test_a_user_of_two_hosts_may_on_both_what_it_may_on_one(user: User) -> None:
 def test_nobody_may_listen_to_everything_or_to_the_answers_for_others(user: User) -> None:
     heard = of(user).subscribe
     assert not [subject for subject in heard if subject == ">" or subject.startswith(("*", "$JS", "$KV", "$SYS"))]
-    assert [subject for subject in heard if subject.startswith(permissions.INBOXES)] == [f"{OWN}.>"]
+    assert [subject for subject in heard if subject.startswith(permissions.INBOXES)] == [f"{INBOX[user]}.>"]
 
 
 @pytest.mark.parametrize("user", User)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from types import SimpleNamespace
 from typing import Any, cast
 
 import nats.js.errors
 import pytest
 import structlog
 from nats.aio.client import ServerVersion
-from nats.js.api import StreamConfig
+from nats.js.api import RePublish, StreamConfig, StreamInfo, StreamSource, StreamState
 
-from shared.runtime._nats_streams import BUCKET_STREAM, Streams
+from shared.runtime._nats_streams import _CONFIGS, BUCKET_STREAM, Streams
 from shared.runtime.bus import BusError, BusUnreachable, NobodyListens
 
 BOTH = ["PCIE_FACTS", BUCKET_STREAM]
@@ -23,6 +22,7 @@ class JetStream:
 
     def __init__(self, **replicas: int) -> None:
         self.replicas = replicas
+        self.settings: dict[str, dict[str, Any]] = {}  # of a stream that somebody made otherwise
         self.stats = {"reconnects": 0}
         self.ready = True
         self.connected_server_version = ServerVersion("2.15.1")
@@ -39,7 +39,8 @@ class JetStream:
             raise nats.js.errors.ServiceUnavailableError
         if name not in self.replicas:
             raise nats.js.errors.NotFoundError(code=404, err_code=10059, description="stream not found")
-        return SimpleNamespace(config=SimpleNamespace(num_replicas=self.replicas[name]))
+        config = _CONFIGS[name].evolve(name=name, num_replicas=self.replicas[name], **self.settings.get(name, {}))
+        return StreamInfo(config, StreamState(0, 0, 0, 0, 0))
 
     async def add_stream(self, config: StreamConfig) -> Any:
         assert config.name is not None
@@ -89,6 +90,41 @@ async def test_a_stream_with_other_replicas_is_accepted_and_complained_about_onc
     (line,) = said
     assert (line["stream"], line["replicas"], line["wanted"]) == ("PCIE_FACTS", 1, 3)
     assert "nats stream edit PCIE_FACTS --replicas 3" in line["fix"]
+
+
+@pytest.mark.parametrize(
+    ("stream", "setting", "value", "option"),
+    [
+        (BUCKET_STREAM, "allow_rollup_hdrs", True, "--no-allow-rollup"),
+        ("PCIE_FACTS", "allow_rollup_hdrs", True, "--no-allow-rollup"),
+        (BUCKET_STREAM, "deny_delete", False, "--deny-delete"),
+        ("PCIE_FACTS", "deny_purge", False, "--deny-purge"),
+        (BUCKET_STREAM, "max_msgs_per_subject", 5, "--max-msgs-per-subject=1"),
+        ("PCIE_FACTS", "max_msgs_per_subject", 1, "--max-msgs-per-subject=-1"),
+        ("PCIE_FACTS", "republish", RePublish(src=">", dest="pcie.lab.recover"), "--no-republish"),
+        (BUCKET_STREAM, "sources", [StreamSource(name="MINE")], "--interactive"),
+        (BUCKET_STREAM, "mirror", StreamSource(name="MINE"), "--interactive"),
+    ],
+)
+async def test_a_stream_that_lacks_protection_is_an_error_once_with_what_to_do(
+    stream: str, setting: str, value: Any, option: str
+) -> None:
+    jetstream = JetStream(PCIE_FACTS=1, KV_PCIE=1)
+    jetstream.settings[stream] = {setting: value}
+    seen = streams(jetstream)
+    with structlog.testing.capture_logs() as said:
+        for _ in range(3):
+            await seen.ensure()
+            seen.doubt()
+    (line,) = said
+    assert (line["log_level"], line["stream"], line["setting"]) == ("error", stream, setting)
+    assert line["fix"] == f"nats stream edit {stream} {option}"
+
+
+async def test_a_stream_as_we_make_it_is_nothing_to_complain_about() -> None:
+    with structlog.testing.capture_logs() as said:
+        await streams(JetStream()).ensure()
+    assert not said
 
 
 async def test_a_stream_that_somebody_else_makes_in_between_with_other_replicas_is_accepted() -> None:

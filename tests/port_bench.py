@@ -12,7 +12,16 @@ from shared.pcie import registers as r
 from shared.protocol import Message, decode, encode, fabric
 from shared.protocol.facts import Fact, What
 from shared.protocol.requests import Accepted, Recover
-from shared.runtime import BusStatistics, Context, FabricClient, Incoming, PortActors, Settings, Subscription
+from shared.runtime import (
+    BusStatistics,
+    Context,
+    FabricClient,
+    Incoming,
+    PortActors,
+    Settings,
+    Subscription,
+    Unanswered,
+)
 
 HOST = "lab"
 EXPRESS, AER, DPC = 0x40, 0x100, 0x200
@@ -87,6 +96,7 @@ class Bench:
         self.topology = TOPOLOGY
         self.spaces = {each.address: _space(each) for each in TOPOLOGY}
         self.silent: set[Address] = set()
+        self.without_fabric = False
         self.leases: tuple[fabric.Lease, ...] = ()
         self.retired: tuple[fabric.RetiredLease, ...] = ()
         self.recovers: list[Recover] = []
@@ -149,6 +159,8 @@ class Bench:
             if isinstance(reply, Exception):
                 raise reply
             return reply
+        if self.without_fabric:
+            raise Unanswered
         if isinstance(message, fabric.Read):
             return fabric.Values(values=tuple(self._read(each) for each in message.operations))
         if isinstance(message, fabric.Leases):

@@ -60,7 +60,7 @@ async def _services(session: Session) -> list[Check]:
         if state.alive:
             checks.append(Check(name, Grade.OK, _who(state)))
         else:
-            says = f"does not answer; start it: python -m services.{state.service}"
+            says = f"does not answer; start it: python -m services.{state.service}, or its container"
             checks.append(Check(name, Grade.BAD, says, ExitCode.UNREACHABLE))
     return checks
 
@@ -109,7 +109,7 @@ def _silences(listed: LeaseList) -> list[Check]:
             f"lease {lease.id}",
             Grade.BAD,
             f"{lease.holder} has been silent for {lease.silent_s:.1f} s on {lease.port}; "
-            "the coordinator adopts it, or after a grace the fabric: are both running?",
+            "its mask lasts until a coordinator adopts it: is one running?",
             ExitCode.FAILED,
         )
         for lease in silent

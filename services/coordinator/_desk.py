@@ -1,7 +1,7 @@
 """One host: takes requests, routes them to the actor of their lease port, and surveys what nobody works on.
 
 The survey runs before the first request is taken, so that a holder who renews finds his hold adopted, and then at a
-third of `allowed`: a lease that has been silent for longer is adopted before the fabric's own grace ends.
+third of `allowed`: a lease that has been silent for longer is adopted.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from ._journal import record_of
 from ._works import Works
 
 FINISH_S: Final = 4.0  # for works under way when we are told to stop; less than the process gives us
-# Each takeover of a lease waits twice as long as the one before: whoever needs no bus may end it first, but a mask for
-# which nobody else comes is not given up (P2).
+# Each takeover of a lease waits twice as long as the one before, but a mask for which nobody else comes is not given up
+# (P2).
 _DOUBLINGS_MAX: Final = 6
 _TOPOLOGY_S: Final = 1.0  # for one answer of the fabric: who is to stop must not wait for it
 _FIRST_ANSWER_S: Final = 0.2  # until the fabric is asked again at the start
@@ -80,10 +80,8 @@ class Desk(Actor[Request]):
 
     async def run_host(self) -> None:
         """Survey, serve, and finish in bounded time when told to stop."""
-        await self._survey()
-        while self._first and not self._context.stopping.is_set():
+        while not await self._survey() and not self._context.stopping.is_set():
             await _pause(self._context)
-            await self._survey()
         subscriptions = await self._serve()
         routing = asyncio.create_task(self.run(), name=self.name)
         surveying = asyncio.create_task(self._survey_on(), name=f"survey {self._context.host}")
@@ -193,7 +191,8 @@ class Desk(Actor[Request]):
     async def _survey_on(self) -> None:
         while True:
             await asyncio.sleep(self._context.settings.allowed_s / timing.LEASE_BEATS_PER_ALLOWED)
-            await self._survey()
+            if await self._survey():
+                self._context.ready()
 
     async def _journals(self) -> tuple[Entry, ...]:
         """Read the journals, where one may stand open without a lease: at the start, after a lease has ended, at times."""
@@ -204,14 +203,18 @@ class Desk(Actor[Request]):
         self._journals_due = now + self._context.settings.reconcile_s
         return await self._context.bus.keys(f"recovery.{self._context.host}.")
 
-    async def _survey(self) -> None:
-        """Find leases without work, and open journals without a lease; hand each to the actor of its port."""
+    async def _survey(self) -> bool:
+        """Find leases without work, and open journals without a lease; hand each to the actor of its port.
+
+        False if they could not be read: until they can, nobody is ready to take over what falls silent.
+        """
         try:
             listed = await self._fabric.leases()
             entries = await self._journals()
         except (BusError, RefusedError) as error:
             self._context.log.warning("survey postponed", error=str(error) or repr(error))
-            return
+            self._context.wait("its leases and journals cannot be read")
+            return False
         for lease in listed.leases:
             ours = lease.role is Role.COORDINATOR and self._works.find(lease.id) is None
             patience = lease.allowed_s * 2 ** min(self._taken[lease.id], _DOUBLINGS_MAX)
@@ -227,3 +230,4 @@ class Desk(Actor[Request]):
             if self._works.find(record.lease) is None:
                 self._actor(record.port).tell(Reopen(record, retired.get(record.lease)))
         self._first = False
+        return True

@@ -2,7 +2,7 @@
 
 The lease is kept alive by beats as long as the work runs. When the lease is lost (absorbed by a recovery above, or
 adopted), the work stops at once: whoever holds it now goes on from the registers and the journal. When the bus is
-lost, it stops as well; the lease falls silent, and is adopted by us when we are back, or by the fabric itself.
+lost, it stops as well; the lease falls silent, and its mask lasts until a coordinator is back and adopts it.
 """
 
 from __future__ import annotations

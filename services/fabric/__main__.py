@@ -8,25 +8,34 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from pathlib import Path
 from typing import Any, Final
 
 from shared.protocol import Reason
 from shared.protocol.fabric import Role
-from shared.runtime import EXIT_USAGE, Context, Fatal, Request, Settings, run
+from shared.runtime import EXIT_UNWRITABLE, EXIT_USAGE, Context, Fatal, Request, Settings, run
 
-from ._actor import Asked, Fabric, Returned, endpoints
+from ._actor import Asked, Fabric, Lost, Returned, endpoints
 from ._leases import refuse
 from ._ledger import Ledger, LedgerError
 from ._machine_socket import MachineSocket
 
+_SOCKET_PATH_MAX: Final = 107  # bytes: sun_path of unix(7), less the NUL at its end
 _HARDWARE_S: Final = 2.0  # for the hardware to be there; without it, leases are answered for from the ledger
 
 
 def check(settings: Settings) -> None:
-    """Look whether there is one host, and a ledger that can be read and written. Raises Fatal."""
+    """Look whether there is one host, a path that a socket may have, and a ledger to read and write. Raises Fatal."""
     if len(settings.hosts) != 1:
         raise Fatal("a fabric is one process per host: HOLDFAST_HOSTS must name one", EXIT_USAGE)
+    path = settings.machine_socket
+    if len(os.fsencode(path)) > _SOCKET_PATH_MAX:
+        raise Fatal(
+            f"the socket {path} cannot be there (AF_UNIX path too long): set HOLDFAST_MACHINE_SOCKET to a path of at "
+            f"most {_SOCKET_PATH_MAX} bytes",
+            EXIT_UNWRITABLE,
+        )
     _open(settings.ledger).close()
 
 
@@ -44,7 +53,7 @@ def _open(path: Path) -> Ledger:
 
 
 async def _serve(context: Context, ledger: Ledger) -> None:
-    context.waiting = "no hardware has answered yet"
+    context.wait("no hardware has answered yet")
     hardware = MachineSocket(str(context.settings.machine_socket))
     fabric = Fabric(context, hardware, ledger)
     answering: set[asyncio.Task[None]] = set()
@@ -58,9 +67,12 @@ async def _serve(context: Context, ledger: Ledger) -> None:
     def returned() -> None:
         fabric.tell(Returned())
 
+    def lost() -> None:
+        fabric.tell(Lost())
+
     stopping = asyncio.create_task(context.stopping.wait())
     running = {
-        asyncio.create_task(hardware.run(returned), name="machine"),
+        asyncio.create_task(hardware.run(returned, lost), name="machine"),
         asyncio.create_task(fabric.run(), name="fabric"),
     }
     with contextlib.suppress(TimeoutError):
@@ -87,9 +99,12 @@ async def _serve(context: Context, ledger: Ledger) -> None:
 
 
 async def _tell_ready(context: Context, fabric: Fabric) -> None:
-    """Be ready once the hardware has been seen: until then, the ledger is all that is known."""
-    await fabric.enumerated.wait()
-    context.ready()
+    """Be ready while the hardware is there, and has been seen: without it, the ledger is all that is known."""
+    while True:
+        await fabric.enumerated.wait()
+        context.ready()
+        await fabric.lost.wait()
+        context.wait("the hardware does not answer")
 
 
 if __name__ == "__main__":

@@ -59,7 +59,11 @@ class Returned(msgspec.Struct, frozen=True):
     """The hardware is there (again): everything may have changed."""
 
 
-Mail: TypeAlias = Asked | Interrupted | Returned
+class Lost(msgspec.Struct, frozen=True):
+    """The hardware does not answer any more."""
+
+
+Mail: TypeAlias = Asked | Interrupted | Returned | Lost
 
 
 class Fabric(Actor[Mail]):
@@ -75,7 +79,8 @@ class Fabric(Actor[Mail]):
         self._unsynced = False  # something was appended that must be durable before anybody hears of it
         self._unsaid = list(ledger.book.said)  # facts for the bus, after the next sync; first those of our predecessor
         self.broken: asyncio.Future[LedgerError] = asyncio.get_running_loop().create_future()
-        self.enumerated = asyncio.Event()  # set once the hardware has been seen
+        self.enumerated = asyncio.Event()  # set while the hardware is there, and has been seen
+        self.lost = asyncio.Event()  # set from the loss of the hardware to the next enumeration
         hardware.on_interrupt(lambda function, vector: _ignore(self.tell(Interrupted(function, vector))))
 
     async def started(self) -> None:
@@ -86,7 +91,7 @@ class Fabric(Actor[Mail]):
         await self._guarded(self._returned())
 
     async def receive(self, message: Mail) -> None:
-        """Handle one request, interrupt or return of the hardware."""
+        """Handle one request or interrupt, or the return or loss of the hardware."""
         match message:
             case Asked():
                 await self._guarded(self._answer(message))
@@ -94,6 +99,9 @@ class Fabric(Actor[Mail]):
                 await self._interrupt(message)
             case Returned():
                 await self._guarded(self._returned())
+            case Lost():
+                self.enumerated.clear()
+                self.lost.set()
 
     async def refused(self, message: Mail) -> None:
         """Answer what is left in the mailbox at the end."""
@@ -206,6 +214,7 @@ class Fabric(Actor[Mail]):
             for slot in (one for one in self._ledger.book.topology if one.slot is not None):
                 await self._registers.complete(slot)
             await self._run(resume(self._ledger.book))
+            self.lost.clear()
             self.enumerated.set()
         self._flush()
         for function in self._ledger.book.topology:

@@ -34,7 +34,7 @@ class MachineError(Exception):
 
 
 class MachineSocket:
-    """Hardware as the machine simulates it. `run` keeps the connection; `on_return` is called each time it is made."""
+    """Hardware as the machine simulates it. `run` keeps the connection, and says when it is made and lost."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -61,8 +61,8 @@ class MachineSocket:
         """Write; dropped without a machine, as hardware drops it."""
         await self._ask("write", str(address), offset, data)
 
-    async def run(self, on_return: Callable[[], None]) -> None:
-        """Keep connected until cancelled."""
+    async def run(self, on_return: Callable[[], None], on_loss: Callable[[], None]) -> None:
+        """Keep connected until cancelled. Calls `on_return` each time a connection is made, `on_loss` when it drops."""
         told = False
         while True:
             try:
@@ -81,6 +81,7 @@ class MachineSocket:
             finally:
                 await self._disconnect()
             _log.warning("machine lost", path=self._path)
+            on_loss()
 
     async def _receive(self, reader: asyncio.StreamReader) -> None:
         unpacker = msgpack.Unpacker()

@@ -38,15 +38,22 @@ class Context:
         self.facts = Facts(bus, service, host, self.metrics)
         # Once set: take no new work, finish what must not be left half done, return.
         self.stopping = asyncio.Event() if stopping is None else stopping
-        self.waiting: str | None = "its registers have not been read yet"  # None from `ready` on
+        self.waiting: str | None = "its registers have not been read yet"  # None while it is ready
 
     def ready(self) -> None:
-        """Say that the registers have been read and requests are answered from now on.
+        """Say that the registers have been read and requests are answered, until `wait`. To repeat it says nothing.
 
         It is the line that supervisors and tests wait for, and what /readyz needs.
         """
-        self.waiting = None
-        self.log.info("ready", instance=self.settings.instance)
+        if self.waiting is not None:
+            self.waiting = None
+            self.log.info("ready", instance=self.settings.instance)
+
+    def wait(self, why: str) -> None:
+        """Say that this cannot be relied on, until `ready`; `why` is what /readyz answers. Logged where it was ready."""
+        if self.waiting is None:
+            self.log.warning("not ready", why=why)
+        self.waiting = why
 
     async def put_owned(self, key: str, message: Message) -> int:
         """Write a record on condition that the host is still ours. Raises WrongRevision where it is not."""

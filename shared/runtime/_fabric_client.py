@@ -75,6 +75,7 @@ class FabricClient:
         self._host = host
         self._role = role
         self._holder = holder
+        self.answers = True  # false from a question that nobody answered to the next that somebody does
 
     # --- Questions ---
 
@@ -184,8 +185,10 @@ class FabricClient:
                 answer = await self._bus.request(subject, message, reply, timeout_s=min(ATTEMPT_S, left))
             except (Unanswered, BusUnreachable):
                 if deadline - loop.time() <= _AGAIN_S:
+                    self.answers = False
                     raise
             else:
+                self.answers = True
                 passing = isinstance(answer, Refused) and answer.reason in _PASSING
                 if not passing or deadline - loop.time() <= _AGAIN_S:
                     return answer

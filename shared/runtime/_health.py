@@ -66,6 +66,12 @@ class Seat:
         self._owned = owned
         self.ownership: Ownership | None = None  # of the latest tenure
         self.context: Context | None = None  # while a runner runs
+        self.proved = False  # it was ready once: so our credential was ours, whatever the bus says of it later
+
+    def leave(self) -> None:
+        """Take note that the runner runs no more."""
+        self.proved = self.proved or (self.context is not None and self.context.waiting is None)
+        self.context = None
 
     def health(self) -> HostHealth:
         """Say how the host stands at this moment."""

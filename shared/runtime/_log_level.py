@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final
 
 import structlog
 
@@ -11,15 +10,13 @@ from shared.protocol import subjects
 from shared.protocol.requests import Level, LogLevel, SetLogLevel
 
 from ._logs import change_level
-from .bus import Bus, BusError, Request
-
-_RETRY_S: Final = 1.0
+from .bus import Bus, Request, Subscription
 
 _log = structlog.get_logger()
 
 
-async def serve_log_level(bus: Bus, service: str, instance: str) -> None:
-    """Answer until cancelled. It is also how the service is found by its name, whatever else it serves."""
+async def serve_log_level(bus: Bus, service: str, instance: str) -> Subscription:
+    """Answer until closed. It is also how the service is found by its name, whatever else it serves."""
     answering: set[asyncio.Task[None]] = set()
 
     def take(request: Request) -> None:
@@ -28,18 +25,7 @@ async def serve_log_level(bus: Bus, service: str, instance: str) -> None:
         answering.add(task)
         task.add_done_callback(answering.discard)
 
-    while True:
-        try:
-            serving = await bus.serve(service, {subjects.log_level(service, instance): (SetLogLevel, take)})
-        except BusError as error:
-            _log.debug("log level not served yet", error=str(error))
-            await asyncio.sleep(_RETRY_S)
-        else:
-            break
-    try:
-        await asyncio.Event().wait()
-    finally:
-        await serving.close()
+    return await bus.serve(service, {subjects.log_level(service, instance): (SetLogLevel, take)})
 
 
 def _changed(asked: SetLogLevel) -> LogLevel:

@@ -131,6 +131,7 @@ class PortActor(Actor[None]):
             # The reasons are kept: a look for a START that failed is still to be made.
             self._wakes |= wakes
             self.retry()
+        self.ports.tell_ready()
 
 
 class PortActors:
@@ -172,7 +173,7 @@ class PortActors:
         """Hear that a port's registers have been read. The service is ready once all that it found first have been."""
         if self._unread is not None:
             self._unread.discard(port)
-        self._tell_ready()
+        self.tell_ready()
 
     def changed(self) -> None:
         """Say that the topology may have changed."""
@@ -194,10 +195,11 @@ class PortActors:
             self.topology = await self.fabric.topology(timeout_s=TOPOLOGY_S)
         except (BusError, RefusedError) as trouble:
             self.context.log.warning("topology unknown", why=str(trouble) or repr(trouble))
+            self.tell_ready()
             asyncio.get_running_loop().call_later(RETRY_MAX_S if self._running else RETRY_FIRST_S, self.changed)
             return
         if self._unread is None and not tuple(self.topology):
-            self.context.waiting = "the fabric has not found any hardware yet"
+            self.context.wait("the fabric has not found any hardware yet")
             asyncio.get_running_loop().call_later(HARDWARE_LOOK_S, self.changed)
             return
         wanted = frozenset(self._wanted(self.topology))
@@ -208,15 +210,18 @@ class PortActors:
             actor = self._make(port, self)
             self._running[port] = (actor, asyncio.create_task(actor.run(), name=actor.name))
         self._unread = set(wanted) if self._unread is None else self._unread & wanted
-        self._tell_ready()
+        self.tell_ready()
 
-    def _tell_ready(self) -> None:
-        """Say, once, that the registers of all ports have been read; until then, which have not."""
-        if self.context.waiting is None or self._unread is None:
-            return
-        if self._unread:
-            self.context.waiting = f"not read yet: {', '.join(str(port) for port in sorted(self._unread))}"
-        else:
+    def tell_ready(self) -> None:
+        """Say whether registers can be read, and those of all ports found first have been; else, what is missing.
+
+        Called after each reading: how soon a fabric that has gone is noticed is up to who reads.
+        """
+        if not self.fabric.answers:
+            self.context.wait("the fabric does not answer")
+        elif self._unread:
+            self.context.wait(f"not read yet: {', '.join(str(port) for port in sorted(self._unread))}")
+        elif self._unread is not None:
             self.context.ready()
 
     async def _pause(self) -> None:

@@ -20,7 +20,7 @@ from typing import Any, Final, NoReturn
 import msgspec
 import structlog
 
-from ._exit_codes import EXIT_FAILED, EXIT_OK, EXIT_USAGE, Fatal
+from ._exit_codes import EXIT_CREDENTIAL, EXIT_FAILED, EXIT_OK, EXIT_USAGE, Fatal
 from ._health import Health
 from ._health_server import HealthServer
 from ._log_file import log_file
@@ -30,8 +30,9 @@ from ._metrics import Metrics
 from ._nats import NatsBus, connect
 from ._process_gauges import process_gauges
 from ._settings import Settings, SettingsError
-from .bus import BusRefused
+from .bus import BusError, BusRefused, NotPermitted
 
+_AGAIN_S: Final = 1.0  # before what the bus did not do is tried again
 _SIGNALLED: Final = 128  # a shell counts deaths by signal from here
 
 Check = Callable[[Settings], object]  # what it returns is not used
@@ -58,15 +59,32 @@ class Program:
         if bus is None:
             yield None
             return
-        levels = asyncio.create_task(serve_log_level(bus, self.service, self.settings.instance))
-        self.health.bus = bus
         try:
+            await self._named(bus)
+            self.health.bus = bus
             yield bus
         finally:
-            levels.cancel()
-            await asyncio.wait({levels})
-            await bus.close()
             self.health.bus = None
+            await bus.close()
+
+    def not_ours(self, denied: NotPermitted) -> BusRefused:
+        """Return what it means where a service that starts may not do its own work: the key is somebody else's."""
+        hosts = ", ".join(self.settings.hosts)
+        told = f"the credential {self.settings.nats_credential} is not that of {self.service} for {hosts} ({denied})"
+        return BusRefused(f"{told}; `holdfast keys init` makes one for each service, and each host", EXIT_CREDENTIAL)
+
+    async def _named(self, bus: NatsBus) -> None:
+        """Answer to our name from now on, for as long as the connection lasts. Raises BusRefused where we may not."""
+        while not self.stopping.is_set():
+            try:
+                await serve_log_level(bus, self.service, self.settings.instance)
+            except NotPermitted as denied:
+                raise self.not_ours(denied) from denied
+            except BusError as error:
+                _log.debug("our name is not known yet", error=str(error))
+                await self.pause(_AGAIN_S)
+            else:
+                return
 
     async def pause(self, seconds: float) -> None:
         """Wait, but no longer than until the process is to stop."""

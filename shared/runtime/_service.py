@@ -22,7 +22,7 @@ from ._health import Seat
 from ._nats import NatsBus
 from ._ownership import Ownership
 from ._program import Check, Program, first, launch
-from .bus import BusError
+from .bus import BusError, NotPermitted
 
 STOP_S: Final = 6.0  # for a runner to finish; longer than a slot command (1 s) and a close with its verification
 _CANCEL_S: Final = 2.0  # for a cancelled runner to end
@@ -96,6 +96,10 @@ class _Hosts:
                 await self._tenure(host)
             except Fatal:
                 raise
+            except NotPermitted as denied:
+                if not self._seats[host].proved:
+                    raise self._program.not_ours(denied) from denied
+                _log.error("not permitted any more, starting over", host=host, error=str(denied))
             except BusError as trouble:
                 _log.warning("service interrupted, starting over", host=host, error=str(trouble))
             except Exception as crash:  # noqa: BLE001 - the supervisor's job: log every crash, start over
@@ -153,7 +157,7 @@ class _Hosts:
                 return
             context.log.warning("cancelling", why="stopping took too long" if self._stopping.is_set() else "deposed")
         finally:
-            self._seats[host].context = None
+            self._seats[host].leave()
             for task in (running, *watching):
                 task.cancel()
             await self._ended(running)

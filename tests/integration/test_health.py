@@ -175,6 +175,31 @@ async def test_every_service_of_a_fleet_is_ready_once_its_log_says_so(fleet: Sta
     await Watcher(urls["fabric"]).sees(is_ready)
 
 
+async def test_who_cannot_reach_the_registers_any_more_is_not_ready_until_he_can(fleet: StartFleet) -> None:
+    urls: dict[str, str] = {}
+
+    def hear(name: str, line: str) -> None:
+        if '"health served"' in line:
+            urls[name] = json.loads(line)["url"]
+
+    quick = {"HOLDFAST_RECONCILE_S": "2", "HOLDFAST_REMOVAL_GRACE_S": "1"}
+    bench: Bench = await fleet((TOPOLOGIES / "bench.toml").read_text(), on_line=hear, environment=quick)
+    watchers = {name: Watcher(url) for name, url in urls.items()}
+    bench.kill("machine")
+    await bench.fleet.ended("machine")
+    assert (await watchers["fabric"].sees(is_not))["reasons"] == ["lab: the hardware does not answer"]
+    await bench.restart("machine")
+    await watchers["fabric"].sees(is_ready)
+    reasons = dict.fromkeys(("hotplug", "aer", "dpc"), "lab: the fabric does not answer")
+    reasons["coordinator"] = "lab: its leases and journals cannot be read"
+    bench.kill("fabric", signal.SIGSTOP)
+    for name, reason in reasons.items():
+        assert (await watchers[name].sees(is_not))["reasons"] == [reason]
+    bench.kill("fabric", signal.SIGCONT)
+    for name in reasons:
+        await watchers[name].sees(is_ready)
+
+
 # --- What cannot start does not start half ---
 
 
@@ -210,6 +235,23 @@ async def test_a_place_that_cannot_be_written_is_named_before_the_bus_is_joined(
     assert code == EXIT_UNWRITABLE
     assert place in out + err
     assert "Traceback" not in out + err
+
+
+@pytest.mark.parametrize("service", ["machine", "fabric"])
+async def test_a_path_that_is_too_long_for_a_socket_is_refused_at_both_its_ends(tmp_path: Path, service: str) -> None:
+    place = str(tmp_path / "s")
+    place += "s" * (108 - len(place))  # as many as sun_path has room for, without the NUL
+    environ = {
+        "HOLDFAST_NATS_URL": ABSENT,
+        "HOLDFAST_HEALTH": "off",
+        "HOLDFAST_TOPOLOGY": str(TOPOLOGIES / "bench.toml"),
+        "HOLDFAST_LEDGER": str(tmp_path / "ledger"),
+        "HOLDFAST_MACHINE_SOCKET": place,
+    }
+    code, out, err = await run_to_end("-m", f"services.{service}", environ=environ)
+    assert code == EXIT_UNWRITABLE, out + err
+    assert place in out + err
+    assert "HOLDFAST_MACHINE_SOCKET" in out + err
 
 
 async def test_a_directory_without_write_permission_is_named(tmp_path: Path) -> None:

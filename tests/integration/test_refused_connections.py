@@ -118,6 +118,29 @@ async def test_a_credential_that_the_server_does_not_know_ends_every_service(
     assert seed.decode() not in told
 
 
+@pytest.mark.parametrize(
+    ("service", "key", "host"),
+    [
+        ("hotplug", "aer", "lab"),
+        ("coordinator", "hotplug", "lab"),
+        ("machine", "machine-lab", "other"),
+        ("fabric", "fabric-lab", "other"),
+    ],
+)
+async def test_the_credential_of_another_service_or_host_ends_the_process(
+    server: SecuredServer, tmp_path: Path, service: str, key: str, host: str
+) -> None:
+    environment = {
+        **server.settings(key),
+        "HOLDFAST_HOSTS": host,
+        "HOLDFAST_TOPOLOGY": "services/console/data/lab.toml",
+        "HOLDFAST_MACHINE_SOCKET": str(tmp_path / "machine.sock"),
+        "HOLDFAST_LEDGER": str(tmp_path / "ledger"),
+    }
+    told = await ends(service, environment, DENIED)
+    assert f"{key}.nk is not that of {service} for {host}" in told
+
+
 # --- Certificates ---
 
 

@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from shared.pcie import Address
 from shared.pcie import registers as r
-from shared.protocol import Reason, Refused, subjects
+from shared.protocol import Reason, Refused, permissions, subjects
 from shared.protocol.fabric import (
     Adopt,
     AdoptReply,
@@ -32,7 +32,7 @@ from shared.protocol.fabric import (
 )
 from shared.protocol.facts import What
 from shared.protocol.records import Owner
-from shared.runtime import NatsBus, NotPermitted
+from shared.runtime import NatsBus, NotPermitted, public_key
 from tests.integration.cli import Cli
 from tests.integration.conftest import TOPOLOGIES
 from tests.integration.fleet import Bench, start
@@ -187,6 +187,19 @@ async def test_p1_a_stolen_hotplug_key_cannot_write_a_reset_bit(
     assert value is not None
     assert not value & int(bit)
     await ask(thief, Role.HOTPLUG, "close", Close(token=opened.lease.token), CloseReply)
+
+
+def inbox(secured: Bench, user: str) -> str:
+    seed = Path(secured.fleet.access(user)["HOLDFAST_NATS_CREDENTIAL"]).read_bytes().strip()
+    return permissions.inbox(public_key(seed))
+
+
+@pytest.mark.parametrize("asker", ["coordinator", "aer", "dpc"])
+async def test_p7_a_stolen_hotplug_key_cannot_answer_for_another_service(
+    secured: Bench, thief: NatsBus, asker: str
+) -> None:
+    with pytest.raises(NotPermitted):
+        await thief.request(f"{inbox(secured, asker)}.one.two", Close(token=1), CloseReply, timeout_s=FOREVER_S)
 
 
 @pytest.mark.parametrize("what", [What.RECOVERY_CLOSED, What.LEASE_CLOSED, What.CONTAINMENT_RELEASED])

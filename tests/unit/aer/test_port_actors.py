@@ -26,11 +26,14 @@ class Watcher(PortActor):
         self.looked = asyncio.Event()
         self.troubles: list[Exception] = []
         self.busy: asyncio.Event | None = None  # until then, a look does something after it has read
+        self.reads = False  # a register, through the fabric
 
     async def look(self, wakes: frozenset[Wake]) -> None:
         self.looks.append(wakes)
         if self.troubles:
             raise self.troubles.pop(0)
+        if self.reads:
+            await self.ports.fabric.read((), timeout_s=0.01)
         if self.busy is not None:
             self.has_read()
             await self.busy.wait()
@@ -102,6 +105,13 @@ async def begun(lab: Lab) -> AsyncIterator[Context]:
     await running
 
 
+async def sees(lab: Lab, waiting: str | None) -> None:
+    """Await that the service waits for this."""
+    async with asyncio.timeout(2):
+        while lab.bench.context.waiting != waiting:
+            await calm()
+
+
 async def calm() -> None:
     """Let everything run that can."""
     for _ in range(100):
@@ -141,6 +151,38 @@ async def test_a_fabric_that_has_found_no_hardware_yet_is_asked_again_before_any
         await lab.started()
         await calm()
         assert context.waiting is None
+
+
+async def test_a_service_whose_fabric_does_not_answer_is_not_ready_until_the_topology_can_be_read_again(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.runtime._port_actors.TOPOLOGY_S", 0.01)
+    await calm()
+    lab.bench.without_fabric = True
+    lab.ports.changed()
+    await sees(lab, "the fabric does not answer")
+    lab.bench.without_fabric = False
+    lab.ports.changed()
+    await sees(lab, None)
+
+
+async def test_a_service_whose_fabric_does_not_answer_is_not_ready_until_a_register_can_be_read_again(lab: Lab) -> None:
+    await calm()
+    lab.watchers[ROOT].reads = True
+    lab.bench.without_fabric = True
+    lab.hint(ROOT)
+    await sees(lab, "the fabric does not answer")
+    lab.bench.without_fabric = False
+    await sees(lab, None)  # it looks again by itself
+
+
+async def test_a_look_that_fails_for_want_of_somebody_else_leaves_the_service_ready(lab: Lab) -> None:
+    await calm()
+    lab.watchers[ROOT].troubles = [BusUnreachable("no coordinator")]
+    lab.hint(ROOT)
+    await calm()
+    assert len(lab.watchers[ROOT].looks) == 2
+    assert lab.bench.context.waiting is None
 
 
 async def test_an_interrupt_wakes_its_port_alone(lab: Lab) -> None:

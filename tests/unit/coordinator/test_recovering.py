@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import asyncio
+
 from services.coordinator._recovery import STEPS
-from shared.protocol.fabric import Reach
+from shared.protocol.fabric import Closed, Reach
 from shared.protocol.records import RecoveryState, Verdict
 from shared.protocol.requests import Cause, Channel, DriverCall, DriverStep, Vote
 from shared.recovery import Step
+from shared.runtime import LeaseHandle
 from tests.unit.fabric.fabric_bench import CARD, DPC_STATUS, NESTED, ROOT
 from tests.unit.recovery.forward_bench import BAR0, BAR_VALUE, BRIDGE_CONTROL, SBR, TRIGGER
 
@@ -196,5 +199,31 @@ def test_p7_a_deposed_holder_stops_at_once(in_virtual_time: InVirtualTime) -> No
         assert not work.finished
         assert rig.records[-1].state is RecoveryState.OPEN
         assert not [line for line in rig.story if line.startswith(("write", "close"))]
+
+    in_virtual_time(story())
+
+
+def test_p10_a_beat_that_the_close_overtook_does_not_keep_the_end_from_being_told(
+    in_virtual_time: InVirtualTime,
+) -> None:
+    """The fabric has retired the lease, so it refuses the beat; the answer to the close is still on its way."""
+
+    async def story() -> None:
+        rig = WorkBench()
+        rig.bench.trigger(ROOT)
+        close = rig.close
+
+        async def close_and_answer_late(handle: LeaseHandle) -> Closed:
+            closed = await close(handle)
+            rig.fenced = True
+            await handle.lost.wait()
+            await asyncio.sleep(1)
+            return closed
+
+        rig.close = close_and_answer_late  # type: ignore[method-assign]
+        work = rig.work()
+        await work.run()
+        assert work.finished
+        assert rig.records[-1].state is RecoveryState.CLOSED
 
     in_virtual_time(story())

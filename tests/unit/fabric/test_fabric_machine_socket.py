@@ -20,9 +20,9 @@ async def read_from_a_machine_that_says_nothing(path: str) -> list[bytes | BaseE
         writer.close()
 
     machine = await asyncio.start_unix_server(say_nothing, path)
-    connected = asyncio.Event()
+    connected, lost = asyncio.Event(), asyncio.Event()
     hardware = MachineSocket(path)
-    running = asyncio.create_task(hardware.run(connected.set))
+    running = asyncio.create_task(hardware.run(connected.set, lost.set))
     await connected.wait()
     found: list[bytes | BaseException] = [await hardware.read(FUNCTION, 0, 2)]
     later = []

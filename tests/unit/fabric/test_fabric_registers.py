@@ -184,10 +184,10 @@ class FakeMachine:
 async def test_the_socket_speaks_reconnects_and_reads_all_ones_without_a_machine(tmp_path: Path) -> None:
     machine = FakeMachine(tmp_path / "m.sock")
     hardware = MachineSocket(str(machine.path))
-    returned = asyncio.Event()
+    returned, lost = asyncio.Event(), asyncio.Event()
     interrupts: asyncio.Queue[tuple[Address, int]] = asyncio.Queue()
     hardware.on_interrupt(lambda address, vector: interrupts.put_nowait((address, vector)))
-    running = asyncio.create_task(hardware.run(returned.set))
+    running = asyncio.create_task(hardware.run(returned.set, lost.set))
     assert await hardware.read(ROOT, 0, 2) == b"\xff\xff"
     assert await hardware.enumerate() == ()
     for _ in range(2):
@@ -202,7 +202,11 @@ async def test_the_socket_speaks_reconnects_and_reads_all_ones_without_a_machine
         async with asyncio.timeout(5):
             assert await interrupts.get() == (ROOT, 3)
         returned.clear()
+        assert not lost.is_set()
         machine.stop()
+        async with asyncio.timeout(5):
+            await lost.wait()
+        lost.clear()
         while await hardware.read(ROOT, 0, 2) != b"\xff\xff":
             await settle()
     running.cancel()

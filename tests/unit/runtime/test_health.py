@@ -18,6 +18,7 @@ from shared.runtime._exit_codes import EXIT_PORT
 from shared.runtime._health import Health, HostHealth, Readiness, Role, Seat, reasons_against
 from shared.runtime._health_server import HealthServer
 from tests.http_client import get
+from tests.port_bench import Bench
 
 ANY: tuple[str, int] = ("127.0.0.1", 0)
 
@@ -109,6 +110,22 @@ def test_a_process_without_its_bus_is_not_ready_and_neither_is_one_that_stops() 
     connected = True
     health.stopping = True
     assert health.readiness().reasons == ("the service is stopping",)
+
+
+def test_ready_and_not_ready_are_said_where_they_change_and_only_there() -> None:
+    one = Bench().context
+    with structlog.testing.capture_logs() as lines:
+        one.wait("no hardware yet")
+        for _ in range(2):
+            one.ready()
+        for why in ("the fabric does not answer", "still not"):
+            one.wait(why)
+        waiting = [one.waiting]
+        one.ready()
+        waiting.append(one.waiting)
+    assert waiting == ["still not", None]
+    assert [line["event"] for line in lines] == ["ready", "not ready", "ready"]
+    assert lines[1]["why"] == "the fabric does not answer"
 
 
 # --- Over HTTP ---

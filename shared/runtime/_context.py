@@ -39,12 +39,14 @@ class Context:
         # Once set: take no new work, finish what must not be left half done, return.
         self.stopping = asyncio.Event() if stopping is None else stopping
         self.waiting: str | None = "its registers have not been read yet"  # None while it is ready
+        self.proved = False  # it was ready once: so our credential was ours, whatever the bus says of it later
 
     def ready(self) -> None:
         """Say that the registers have been read and requests are answered, until `wait`. To repeat it says nothing.
 
         It is the line that supervisors and tests wait for, and what /readyz needs.
         """
+        self.proved = True
         if self.waiting is not None:
             self.waiting = None
             self.log.info("ready", instance=self.settings.instance)

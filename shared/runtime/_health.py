@@ -66,11 +66,11 @@ class Seat:
         self._owned = owned
         self.ownership: Ownership | None = None  # of the latest tenure
         self.context: Context | None = None  # while a runner runs
-        self.proved = False  # it was ready once: so our credential was ours, whatever the bus says of it later
+        self.proved = False  # some runner was ready once
 
     def leave(self) -> None:
         """Take note that the runner runs no more."""
-        self.proved = self.proved or (self.context is not None and self.context.waiting is None)
+        self.proved = self.proved or (self.context is not None and self.context.proved)
         self.context = None
 
     def health(self) -> HostHealth:

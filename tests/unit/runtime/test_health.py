@@ -27,8 +27,8 @@ def reasons(bus: bool = True, stopping: bool = False, **hosts: HostHealth) -> tu
     return reasons_against(hosts, bus=bus, stopping=stopping)
 
 
-def context(waiting: str | None = None) -> Any:
-    return SimpleNamespace(waiting=waiting)
+def context(waiting: str | None = None, *, proved: bool = False) -> Any:
+    return SimpleNamespace(waiting=waiting, proved=proved)
 
 
 def ownership(*, held: bool = False, seen: str | None = None) -> Any:
@@ -126,6 +126,15 @@ def test_ready_and_not_ready_are_said_where_they_change_and_only_there() -> None
     assert waiting == ["still not", None]
     assert [line["event"] for line in lines] == ["ready", "not ready", "ready"]
     assert lines[1]["why"] == "the fabric does not answer"
+
+
+def test_who_was_ready_once_has_proved_its_credential_for_good() -> None:
+    seat = Seat(owned=False)
+    for proved in (False, True, False):
+        seat.context = context("the hardware does not answer", proved=proved)
+        seat.leave()
+        assert seat.context is None
+    assert seat.proved
 
 
 # --- Over HTTP ---

@@ -3,7 +3,7 @@
 Every accepted command and every beat counts. A restart of the fabric counts as hearing from everybody: what was said
 while it was down cannot be known, and the holders could not be answered.
 
-Who acts on silence (the coordinator that owns the host adopts; a grace later the fabric does) asks `silent`.
+Who acts on silence asks `silent`: the coordinator that owns the host adopts the lease.
 """
 
 from __future__ import annotations

@@ -57,6 +57,7 @@ _OF_REASON: Final[dict[Reason, ExitCode]] = {
     Reason.STALE: ExitCode.HELD,
     Reason.IN_RESET: ExitCode.FAILED,
     Reason.ABSENT: ExitCode.ABSENT,
+    Reason.QUARANTINED: ExitCode.POLICY,
     Reason.POLICY: ExitCode.POLICY,
     Reason.UNSUPPORTED: ExitCode.POLICY,
     Reason.NOT_OWNER: ExitCode.UNREACHABLE,
@@ -69,6 +70,7 @@ _OF_VERDICT: Final[dict[Verdict, ExitCode]] = {
     Verdict.REMOVED: ExitCode.ABSENT,
     Verdict.REPLACED: ExitCode.REPLACED,
     Verdict.FAILED: ExitCode.FAILED,
+    Verdict.QUARANTINED: ExitCode.FAILED,
 }
 
 VERDICT_OF_RESULT: Final[dict[Result, Verdict]] = {
@@ -76,6 +78,7 @@ VERDICT_OF_RESULT: Final[dict[Result, Verdict]] = {
     Result.REPLACED: Verdict.REPLACED,
     Result.REMOVED: Verdict.REMOVED,
     Result.FAILED: Verdict.FAILED,
+    Result.QUARANTINED: Verdict.QUARANTINED,
 }
 
 

@@ -31,6 +31,7 @@ class Plan(msgspec.Struct, frozen=True):
 
 PLANS: Final[dict[Cause, Plan]] = {
     Cause.DPC: Plan(Channel.FROZEN, reset=True),  # containment took the link down: it was the reset
+    Cause.EDR: Plan(Channel.FROZEN, reset=True),  # the same, told by the firmware
     Cause.AER_FATAL: Plan(Channel.FROZEN, reset=True),
     Cause.AER_NONFATAL: Plan(Channel.NORMAL, reset=False),
 }

@@ -47,6 +47,8 @@ class Function(msgspec.Struct, frozen=True):
     vectors: Vectors = Vectors()
     flr: bool = False  # Function Level Reset, by Device Capabilities
     link_active_reporting: bool = False
+    physical: Address | None = None  # SR-IOV: the physical function whose virtual function this is (§9.3)
+    associated: tuple[Address, ...] = ()  # event collectors: the integrated endpoints that report to it (§7.9.10)
 
     @property
     def is_port(self) -> bool:
@@ -63,6 +65,7 @@ class Topology(msgspec.Struct, frozen=True):
     """All functions of a host, in address order. A value: a change of hardware is a new Topology."""
 
     functions: tuple[Function, ...] = ()
+    firmware_first: bool = False  # AER and DPC registers belong to the firmware outside an EDR event
 
     def __iter__(self) -> Iterator[Function]:
         return iter(self.functions)

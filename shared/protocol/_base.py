@@ -32,6 +32,7 @@ class Reason(StrEnum):
     STALE = "stale"  # `n` is below the last command executed, and its answer is no longer kept
     IN_RESET = "in_reset"  # close refused: a reset bit is still set
     ABSENT = "absent"  # the device is gone
+    QUARANTINED = "quarantined"  # the port is in quarantine until an operator releases it
     POLICY = "policy"  # refused by rule or interlock; the message says which
     UNSUPPORTED = "unsupported"  # no method of the function can do it
     NOT_OWNER = "not_owner"  # this instance does not own the host (yet)

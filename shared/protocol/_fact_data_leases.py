@@ -90,6 +90,25 @@ class LeaseUnmaskedData(Data, frozen=True):
     surprise_down_masked: bool | None
 
 
+class LeaseFirmwareAnsweredData(Data, frozen=True):
+    """The status that `_OST` told the firmware of an EDR event: 0x80 recovered, 0x81 not (PCI Firmware 3.3, 4.6.12)."""
+
+    status: int
+
+
+class QuarantineEnteredData(Data, frozen=True):
+    """Why, and what holds the port down: `dpc` or `link_disable`."""
+
+    why: str
+    held_by: str
+
+
+class QuarantineLiftedData(Data, frozen=True):
+    """By which lease, and who wanted it."""
+
+    by: str
+
+
 class LeaseClosedData(Data, frozen=True):
     """Function -> its result, followed by the fields of its identity that differ."""
 

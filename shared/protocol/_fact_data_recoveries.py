@@ -88,10 +88,21 @@ class RecoveryErrorsData(Data, frozen=True):
     cleared: dict[str, int]
 
 
+class RecoveryBrokenData(Data, frozen=True):
+    """Who ended it, and in which step it was."""
+
+    by: str
+    step: str
+
+
 class RecoveryClosedData(Data, frozen=True):
-    """What became of each function; `absorbed_by` names the lease that goes on with it, `why` a recovery not begun."""
+    """What became of each function; `absorbed_by` names the lease that goes on with it, `why` a recovery not begun.
+
+    `degraded`: the functions that recovered over a slower or narrower link than before.
+    """
 
     verdicts: dict[str, Verdict]
+    degraded: tuple[str, ...] = ()
     took_s: float | None = None
     absorbed_by: str | None = None
     why: str | None = None

@@ -11,7 +11,7 @@ from enum import IntEnum, StrEnum
 
 import msgspec
 
-from shared.pcie import Address, Identity, Topology, timing
+from shared.pcie import Address, Identity, IdentityField, Topology, timing
 
 from ._base import LeaseRef, Message, Refused
 
@@ -103,6 +103,23 @@ class Debts(msgspec.Struct, frozen=True, kw_only=True):
     contained: tuple[Address, ...] = ()  # ports with DPC Trigger Status set
 
 
+class SavedReporting(msgspec.Struct, frozen=True, kw_only=True):
+    """What `quiet_errors` silenced at a function: the bits that were set, and are set again at close."""
+
+    function: Address
+    command: int  # SERR# Enable of Command
+    bridge_control: int  # SERR# Enable of Bridge Control
+    device_control: int  # fatal and non-fatal reporting enables of Device Control
+
+
+class SavedLink(msgspec.Struct, frozen=True, kw_only=True):
+    """What a port's link had negotiated when the lease was opened: Link Status fields. Less afterwards is `degraded`."""
+
+    port: Address
+    speed: int
+    width: int
+
+
 class Lease(msgspec.Struct, frozen=True, kw_only=True):
     """An open lease as its holder sees it, token included."""
 
@@ -120,7 +137,12 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     age_s: float = 0.0  # since open
     slots: tuple[SavedSlot, ...] = ()
     functions: tuple[SavedFunction, ...] = ()
+    links: tuple[SavedLink, ...] = ()
     debts: Debts = Debts()
+    accept: tuple[IdentityField, ...] = ()  # in these a device may differ and still count as the same
+    quiet: tuple[SavedReporting, ...] = ()
+    quarantined: tuple[Address, ...] = ()  # ports of the domain that are left as they are, and all below them
+    firmware_owned: bool = False  # AER and DPC registers are off limits: the host is firmware first, and no EDR is open
 
     @property
     def ref(self) -> LeaseRef:
@@ -137,14 +159,19 @@ class Result(StrEnum):
     REPLACED = "replaced"  # another identity answers
     REMOVED = "removed"  # nothing answers, and presence agrees
     FAILED = "failed"  # nothing answers, yet a card is there; or nothing can be said
+    QUARANTINED = "quarantined"  # it is contained for good, until an operator releases it
 
 
 class FunctionOutcome(msgspec.Struct, frozen=True, kw_only=True):
-    """The outcome of a lease for one function; `differs` names the identity fields that do not agree."""
+    """The outcome of a lease for one function; `differs` names the identity fields that do not agree.
+
+    `degraded`: it recovered, but the link above is slower or narrower than before (DESIGN 5, coordinator).
+    """
 
     function: Address
     result: Result
     differs: tuple[str, ...] = ()
+    degraded: bool = False
 
 
 class RetiredLease(msgspec.Struct, frozen=True, kw_only=True):
@@ -153,6 +180,22 @@ class RetiredLease(msgspec.Struct, frozen=True, kw_only=True):
     lease: LeaseRef
     outcomes: tuple[FunctionOutcome, ...] = ()
     absorbed_by: str | None = None
+
+
+class Quarantine(msgspec.Struct, frozen=True, kw_only=True):
+    """A port that is contained for good, and what its release will restore. The fabric's own record, in its ledger.
+
+    The port is held down by containment where it has DPC, else by Link Disable; of its slot only Presence Detect
+    Changed speaks. No lease is opened on it or below, but by the `lifts` of the coordinator.
+    """
+
+    port: Address
+    lease: str  # under which it was entered
+    why: str
+    age_s: float = 0.0
+    slots: tuple[SavedSlot, ...] = ()
+    functions: tuple[SavedFunction, ...] = ()
+    links: tuple[SavedLink, ...] = ()
 
 
 # --- The five commands ---
@@ -168,6 +211,9 @@ class Open(Message, frozen=True):
     holder: str
     reach: Reach = Reach.RESET
     allowed_s: float = timing.LEASE_ALLOWED
+    accept: tuple[IdentityField, ...] = ()
+    quiet_errors: bool = False
+    lifts: bool = False  # ends the quarantine of exactly this port, and inherits what it owes
 
 
 class Execute(Message, frozen=True):
@@ -193,9 +239,14 @@ class Adopt(Message, frozen=True):
 
 
 class Close(Message, frozen=True):
-    """Verify, drain, unmask and retire."""
+    """Verify, drain, unmask and retire. `quarantine`: ports of the domain that stay contained, and `why`.
+
+    Their containment (or Link Disable) is written before, under the lease; a port that nothing holds down refuses.
+    """
 
     token: int
+    quarantine: tuple[Address, ...] = ()
+    why: str = ""
 
 
 class Opened(Message, frozen=True, tag="opened"):
@@ -275,6 +326,8 @@ class LeaseList(Message, frozen=True, tag="leases"):
 
     leases: tuple[Lease, ...]
     retired: tuple[RetiredLease, ...] = ()
+    quarantines: tuple[Quarantine, ...] = ()
+    edr: tuple[Address, ...] = ()  # firmware first: ports whose EDR event has not been answered yet
 
 
 class TopologyReply(Message, frozen=True, tag="topology"):

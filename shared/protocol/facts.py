@@ -20,10 +20,12 @@ class Interrupt(Message, frozen=True):
     """Fabric → services: an interrupt of this port, with what its registers held. A hint: read before you act (P9).
 
     A register that did not answer is None. Registers by name: slot_control, slot_status, link_status,
-    root_error_status, error_source, dpc_control, dpc_status, dpc_source.
+    root_error_status, error_source, dpc_control, dpc_status, dpc_source. `edr`: the firmware's notification of a
+    containment, which on a firmware-first host stands in for the DPC interrupt.
     """
 
     port: Address
+    edr: bool = False
     registers: dict[str, int | None] = msgspec.field(default_factory=dict)
 
 
@@ -65,6 +67,10 @@ class What(StrEnum):
     LEASE_UNMASKED = "lease.unmasked"  # per slot: cleared or left latched, restored enables
     LEASE_CLOSED = "lease.closed"  # outcomes
     LEASE_ACKNOWLEDGED = "lease.acknowledged"  # error status cleared for aer
+    LEASE_FIRMWARE_ANSWERED = "lease.firmware_answered"  # firmware first: _OST, and with which status
+    # quarantine.*: fabric
+    QUARANTINE_ENTERED = "quarantine.entered"
+    QUARANTINE_LIFTED = "quarantine.lifted"
     # recovery.*: coordinator
     RECOVERY_STARTED = "recovery.started"
     RECOVERY_JOINED = "recovery.joined"
@@ -74,6 +80,7 @@ class What(StrEnum):
     RECOVERY_VOTE = "recovery.vote"
     RECOVERY_PROGRESS = "recovery.progress"
     RECOVERY_ERRORS = "recovery.errors"  # error status read after the link returned
+    RECOVERY_BROKEN = "recovery.broken"  # an operator ended it: by whom
     RECOVERY_CLOSED = "recovery.closed"  # outcome per function
 
 
@@ -89,6 +96,8 @@ class Ignored(StrEnum):
     STALE = "stale"  # aer: older than the service
     SPURIOUS = "spurious"  # dpc: an interrupt status without a trigger
     REFUSED = "refused"  # aer, dpc: the coordinator will not recover it, whoever asks
+    QUARANTINED = "quarantined"  # aer, dpc, hotplug: the port is in quarantine
+    FIRMWARE = "firmware"  # aer, dpc: the firmware owns these registers now
 
 
 class Fact(Message, frozen=True):

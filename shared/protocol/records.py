@@ -41,6 +41,7 @@ class Verdict(StrEnum):
     REPLACED = "replaced"
     REMOVED = "removed"
     FAILED = "failed"
+    QUARANTINED = "quarantined"
 
 
 class Recovery(Message, frozen=True):

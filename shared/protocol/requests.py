@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from shared.pcie import Address
+from shared.pcie import Address, IdentityField
 
 from ._base import Message, Refused
 
@@ -16,11 +16,13 @@ class Cause(StrEnum):
     """Why a lease is taken."""
 
     DPC = "dpc"
+    EDR = "edr"  # containment that firmware reports: the host is firmware first
     AER_FATAL = "aer_fatal"
     AER_NONFATAL = "aer_nonfatal"
     USER_RESET = "user_reset"
     HOLD = "hold"
     SLOT = "slot"
+    LIFT = "lift"  # a quarantine ends: what is behind the port is brought back
 
 
 class ResetMethod(StrEnum):
@@ -50,25 +52,51 @@ class Recover(Message, frozen=True):
 
 
 class Reset(Message, frozen=True):
-    """Reset one function. `lease` names an open lease to run inside of (HOLDFAST_LEASE)."""
+    """Reset one function. `lease` names an open lease to run inside of (HOLDFAST_LEASE).
+
+    Without `domain` it is refused where it would reach beyond the function's device. `dry_run`: only say what it would
+    hit (Planned, or why it would be refused); nothing is opened and nothing is written.
+    """
 
     function: Address
     method: ResetMethod | None = None  # None: the first that works
     lease: str | None = None
+    domain: bool = False
+    dry_run: bool = False
 
 
 class Hold(Message, frozen=True):
-    """Take an external lease on `port`; or, with `lease`, say that its user still lives."""
+    """Take an external lease on `port`; or, with `lease`, say that its user still lives.
+
+    `accept` names what may differ afterwards, because the reload intends it: such a device counts as the same.
+    `quiet_errors` also silences SERR and the fatal and non-fatal reporting of the port, until close.
+    """
 
     port: Address
     holder: str = "hold"
     lease: str | None = None
+    accept: tuple[IdentityField, ...] = ()
+    quiet_errors: bool = False
 
 
 class Release(Message, frozen=True):
     """End a hold: verify and unmask."""
 
     lease: str
+
+
+class Break(Message, frozen=True):
+    """End a lease of the coordinator against its holder's will: no driver is waited for, it rolls forward and closes."""
+
+    lease: str
+    by: str = "operator"
+
+
+class Lift(Message, frozen=True):
+    """End the quarantine of `port`: bring back what is behind it, verify and unmask. `by`: who wants it, and why."""
+
+    port: Address
+    by: str = "operator"
 
 
 class Accepted(Message, frozen=True, tag="accepted"):
@@ -78,7 +106,19 @@ class Accepted(Message, frozen=True, tag="accepted"):
     joined: bool = False
 
 
+class Planned(Message, frozen=True, tag="planned"):
+    """What a reset would do: `method` at `port` hits `hits`, and masks `masked`. `beyond`: those of other devices."""
+
+    function: Address
+    method: ResetMethod
+    port: Address
+    hits: tuple[Address, ...]
+    beyond: tuple[Address, ...] = ()
+    masked: tuple[Address, ...] = ()
+
+
 AcceptReply = Accepted | Refused
+ResetReply = Accepted | Planned | Refused
 
 
 # --- Hotplug ---
@@ -195,6 +235,13 @@ class Injection(StrEnum):
     DPC = "dpc"  # containment at port `target` for `reason`; with `source` for a received message
     DRIVER = "driver"  # change the driver of function `target`: `driver` as in the topology file
     INTERRUPT_DELAY = "interrupt_delay"  # the port's interrupts of `service` arrive `for_s` late from now on
+    INTERRUPT_LOST = "interrupt_lost"  # the next `count` interrupts of `service` never arrive
+    UNSTABLE_LINK = (
+        "unstable_link"  # from the next training on the link drops `for_s` after it is up, `count` times (0: always)
+    )
+    EDR = (
+        "edr"  # firmware first: the firmware notifies of port `target` (once more, or of a port that is not contained)
+    )
     INTERRUPT = "interrupt"  # an unrelated interrupt on the vector of `service` of port `target` (a shared vector)
 
 

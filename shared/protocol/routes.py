@@ -59,6 +59,7 @@ _SAYS: Final[Mapping[str, frozenset[User]]] = {
     "error": frozenset({User.AER}),
     "containment": frozenset({User.DPC}),
     "lease": frozenset({User.FABRIC}),
+    "quarantine": frozenset({User.FABRIC}),
     "recovery": frozenset({User.COORDINATOR}),
 }
 _SAYS_ITSELF: Final[Mapping[What, frozenset[User]]] = {
@@ -143,11 +144,14 @@ def _fabric_commands() -> Iterator[Route]:
 def _requests() -> Iterator[Route]:
     finders = frozenset({User.AER, User.DPC})
     callers = frozenset({User.COORDINATOR, User.HOTPLUG})
+    lifters = _OPERATOR | {User.HOTPLUG}  # hotplug: another card is seated
     rows: tuple[tuple[str, str, type[Message], Any, frozenset[User], User], ...] = (
         ("recover", "Recover a port.", requests.Recover, requests.AcceptReply, finders, User.COORDINATOR),
-        ("reset", "Reset a function.", requests.Reset, requests.AcceptReply, _OPERATOR, User.COORDINATOR),
+        ("reset", "Reset a function.", requests.Reset, requests.ResetReply, _OPERATOR, User.COORDINATOR),
         ("hold", "Hold a port, or renew.", requests.Hold, requests.AcceptReply, _OPERATOR, User.COORDINATOR),
         ("release", "End a hold.", requests.Release, requests.AcceptReply, _OPERATOR, User.COORDINATOR),
+        ("break", "End a lease against its holder.", requests.Break, requests.AcceptReply, _OPERATOR, User.COORDINATOR),
+        ("lift", "End a quarantine.", requests.Lift, requests.AcceptReply, lifters, User.COORDINATOR),
         (
             "inject",
             "Do to the machine what a lab would do.",

@@ -12,7 +12,7 @@ from .facts import What
 
 FACT_STREAM: Final = "PCIE_FACTS"
 BUCKET: Final = "PCIE"
-FACT_KINDS: Final = ("link", "slot", "error", "containment", "device", "lease", "recovery")
+FACT_KINDS: Final = ("link", "slot", "error", "containment", "device", "lease", "quarantine", "recovery")
 # Each by its full name: with `slot.>` the stream would also keep, and answer, requests to hotplug (`slot.status`).
 FACT_SUBJECTS: Final = tuple(f"pcie.*.*.{what}" for what in What)
 _HOST: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -64,7 +64,7 @@ def command(host: str, role: Role, command_name: str) -> str:
 
 
 def coordinator(host: str, request: str) -> str:
-    """`recover`, `reset`, `hold`, `release`."""
+    """`recover`, `reset`, `hold`, `release`, `break`, `lift`."""
     return f"pcie.{host}.{request}"
 
 

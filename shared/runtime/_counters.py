@@ -87,8 +87,15 @@ def worst(ranking: Iterable[str], found: Iterable[str]) -> str:
     return next((one for one in ranking if one in seen), OTHER if seen else NONE)
 
 
-_RESULTS: Final = (Result.FAILED, Result.REMOVED, Result.REPLACED, Result.RECOVERED)
-_VERDICTS: Final = (Verdict.FAILED, Verdict.REMOVED, Verdict.REPLACED, Verdict.REBOUND, Verdict.KEPT)
+_RESULTS: Final = (Result.QUARANTINED, Result.FAILED, Result.REMOVED, Result.REPLACED, Result.RECOVERED)
+_VERDICTS: Final = (
+    Verdict.QUARANTINED,
+    Verdict.FAILED,
+    Verdict.REMOVED,
+    Verdict.REPLACED,
+    Verdict.REBOUND,
+    Verdict.KEPT,
+)
 
 
 def _lease_outcome(fact: Fact) -> str:
@@ -134,7 +141,7 @@ COUNTERS: Final = (
     Counter(
         name="holdfast_leases_broken",
         about="Leases ended by an operator's word.",
-        whats=frozenset(),  # no command does that yet, so no fact says it
+        whats=frozenset({What.RECOVERY_BROKEN}),
     ),
     Counter(
         name="holdfast_recoveries",

@@ -45,6 +45,13 @@ class Tls(StrEnum):
     OFF = "off"
 
 
+class RecoveryPolicy(StrEnum):
+    """What a recovery that resets does with drivers that have error callbacks."""
+
+    CALLBACKS = "callbacks"
+    REENUMERATE = "reenumerate"  # every driver is unbound and bound again, as Linux 4.18 did
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What may be configured. Each field is read from HOLDFAST_<NAME>; durations are in seconds."""
 
@@ -53,6 +60,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     instance: str = ""  # this process among its peers; "<service>-<pid>" when empty
     replicas: int = 1  # of the streams: 1, or 3 or 5 on a cluster; more than 1 makes the two silences 15 s
     allowed_s: float = timing.LEASE_ALLOWED  # silence after which a lease's holder counts as dead
+    recovery: RecoveryPolicy = RecoveryPolicy.CALLBACKS
+    storm_recoveries: int = 5  # more than so many recoveries of one port ...
+    storm_s: float = 60.0  # ... in so many seconds end in quarantine
     driver_s: float = 60.0  # bound for one driver callback
     ready_s: float = timing.READY_MAX  # bound for a device to answer after a reset
     link_s: float = timing.LINK_ACTIVE_MAX  # bound for a link to come up
@@ -123,6 +133,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             for name, value in msgspec.structs.asdict(self).items()
             if isinstance(value, float) and not 0 < value < float("inf")
         ]
+        if self.storm_recoveries < 1:
+            found.append(f"HOLDFAST_STORM_RECOVERIES={self.storm_recoveries} must be at least 1")
         found += self._silence_problems()
         if self.tls is Tls.OFF and any(urlsplit(url).scheme in _ENCRYPTED for url in self.servers):
             found.append("HOLDFAST_TLS=off contradicts HOLDFAST_NATS_URL, which asks for TLS (tls://, wss://)")
@@ -170,8 +182,8 @@ def _convert(text: str, kind: Any) -> Any:
 
 
 def _kind(kind: Any) -> str:
-    if kind is Tls:
-        return f"one of {', '.join(Tls)}"
+    if isinstance(kind, type) and issubclass(kind, StrEnum):
+        return f"one of {', '.join(kind)}"
     return {float: "a number of seconds", int: "a whole number"}.get(kind, f"a {kind.__name__}")
 
 

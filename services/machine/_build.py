@@ -7,11 +7,17 @@ from ._config_space import power_on
 from ._function import SimulatedFunction
 from ._port import Card, Port
 from ._specs import FunctionSpec, LinkSpec, TopologyFile
+from ._virtual import build_virtual, chain_ari
 
 
 def build(bench: TopologyFile, clock: Clock) -> list[SimulatedFunction]:
     """Return the functions of the root buses, with everything that is seated below them."""
-    return [_function(spec, None, bench.function, clock) for spec in bench.function if spec.under is None]
+    roots = [_function(spec, None, bench.function, clock) for spec in bench.function if spec.under is None]
+    by_address = {root.address: root for root in roots}
+    for collector in roots:
+        for address in collector.spec.collects:
+            by_address[address].collector = collector
+    return roots
 
 
 def card_below(functions: tuple[FunctionSpec, ...], bridge: FunctionSpec) -> Card:
@@ -38,9 +44,7 @@ def _function(
         else:
             function.port.card = card
     else:
-        function.children = [
-            _function(below, function, functions, clock) for below in functions if below.under == spec.address
-        ]
+        function.children = _card(functions, function, clock)
     return function
 
 
@@ -52,5 +56,12 @@ def _default_link(spec: FunctionSpec, parent: SimulatedFunction | None) -> LinkS
     return above if above is not None else LinkSpec()
 
 
-def _card(card: Card, port: SimulatedFunction, clock: Clock) -> list[SimulatedFunction]:
-    return [_function(spec, port, card, clock) for spec in card if spec.under == port.address]
+def _card(card: Card, above: SimulatedFunction, clock: Clock) -> list[SimulatedFunction]:
+    """Return what stands on the secondary bus of `above`, virtual functions included."""
+    found = []
+    for spec in card:
+        if spec.under == above.address:
+            function = _function(spec, above, card, clock)
+            found += [function, *build_virtual(function, spec.link or _default_link(spec, above))]
+    chain_ari(found)
+    return found

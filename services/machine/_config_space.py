@@ -8,6 +8,7 @@ from typing import Final
 from shared.pcie import Capabilities, ConfigSpace, capabilities_of
 from shared.pcie import registers as r
 
+from ._extended import extend
 from ._specs import FunctionSpec, LinkSpec, SlotSpec
 
 TYPES: Final = {
@@ -15,37 +16,49 @@ TYPES: Final = {
     "upstream_port": r.DeviceType.UPSTREAM_PORT,
     "downstream_port": r.DeviceType.DOWNSTREAM_PORT,
     "endpoint": r.DeviceType.ENDPOINT,
+    "pci_bridge": r.DeviceType.PCIE_TO_PCI_BRIDGE,
     "integrated_endpoint": r.DeviceType.ROOT_COMPLEX_ENDPOINT,
+    "event_collector": r.DeviceType.ROOT_COMPLEX_EVENT_COLLECTOR,
 }
+_LINKLESS: Final = frozenset({"integrated_endpoint", "event_collector"})
 _DWORD: Final = 0xFFFF_FFFF
 _STATUS_CAPABILITIES_LIST: Final = 0x0010  # §7.5.1.1.4
-_AT_POWER_MANAGEMENT, _AT_MSI, _AT_EXPRESS = 0x40, 0x50, 0x70  # ours: where the first 256 bytes have their chain
+# Ours: where the first 256 bytes have their chain.
+_AT_POWER_MANAGEMENT, _AT_MSI, _AT_EXPRESS, _AT_ADVANCED_FEATURES, _AT_MSI_X = 0x40, 0x50, 0x70, 0xB0, 0xC0
+_AF_TRANSACTIONS_PENDING: Final = 0x01  # AF ECN 2: AF Status tells of them
+_MSI_X_ENTRY: Final = 16  # bytes (§7.7.2)
 _PM_VERSION: Final = 3  # §7.5.2.1
 _PM_NO_SOFT_RESET: Final = 0x0008  # §7.5.2.2
 _EXPRESS_VERSION: Final = 2  # §7.5.3.2
 _PAYLOAD_256: Final = 0x1  # §7.5.3.3: Max_Payload_Size Supported
 _DEVICE_CONTROL_POWER_ON: Final = 0x2810  # §7.5.3.4: relaxed ordering, no snoop, 512-byte reads
 _COMPLETION_TIMEOUT_DISABLE: Final = 0x10  # §7.5.3.15
+_ARI_FORWARDING: Final = int(r.DeviceCapabilities2.ARI_FORWARDING_SUPPORTED)
 _SLOT_CLOCK: Final = 0x1000  # §7.5.3.8: both ends use the connector's reference clock
 _RRS_CAPABLE: Final = 0x1  # §7.5.3.13
-_RP_PIO_LOG_DWORDS: Final = 4 << 8  # §7.9.14.2: RP PIO Log Size
-_EXTENDED_ALIGNMENT: Final = 0x10
-_EXTENDED_VERSION_SHIFT, _EXTENDED_NEXT_SHIFT = 16, 20  # §7.6.3
 _INDICATORS_OFF: Final = r.Indicator.OFF << r.ATTENTION_INDICATOR_SHIFT | r.Indicator.OFF << r.POWER_INDICATOR_SHIFT
-# Advisory errors are masked at power-on (§7.8.4.6). Internal errors are not, although §7.8.4.3 would: this machine's
-# firmware wants to hear of them, and so does whoever injects one.
-_CORRECTABLE_MASK_POWER_ON: Final = r.Correctable.ADVISORY_NONFATAL
-_AER_VERSION, _SERIAL_VERSION, _DPC_VERSION = 2, 1, 1
 
 
 def power_on(spec: FunctionSpec, link: LinkSpec) -> tuple[ConfigSpace, Capabilities]:
     """Return the function's config space after power-on, and where its capabilities are."""
     space = ConfigSpace()
     _header(space, spec)
+    chain = [(_AT_POWER_MANAGEMENT, r.CapabilityId.POWER_MANAGEMENT), (_AT_MSI, r.CapabilityId.MSI)]
+    chain += [(_AT_EXPRESS, r.CapabilityId.EXPRESS)] if spec.is_express else []
+    chain += [(_AT_ADVANCED_FEATURES, r.CapabilityId.ADVANCED_FEATURES)] if spec.af_flr else []
+    chain += [(_AT_MSI_X, r.CapabilityId.MSI_X)] if spec.msi_x else []
+    following = [at for at, _ in chain[1:]] + [0]
+    for (at, identifier), after in zip(chain, following, strict=True):
+        space.set(at, 2, after << 8 | identifier)
     _power_management(space, spec)
     _msi(space)
-    _express(space, spec, link)
-    _extended(space, spec)
+    if spec.af_flr:
+        _advanced_features(space)
+    if spec.msi_x:
+        _msi_x(space, spec)
+    if spec.is_express:
+        _express(space, spec, link)
+        extend(space, spec)
     return space, capabilities_of(space.image())
 
 
@@ -67,24 +80,33 @@ def _header(space: ConfigSpace, spec: FunctionSpec) -> None:
 
 
 def _power_management(space: ConfigSpace, spec: FunctionSpec) -> None:
-    _capability(space, _AT_POWER_MANAGEMENT, r.CapabilityId.POWER_MANAGEMENT, _AT_MSI)
     space.place(r.PM_CAPABILITIES, _PM_VERSION, _AT_POWER_MANAGEMENT)
     space.place(r.PM_CONTROL, 0 if spec.pm_reset else _PM_NO_SOFT_RESET, _AT_POWER_MANAGEMENT)
 
 
 def _msi(space: ConfigSpace) -> None:
-    _capability(space, _AT_MSI, r.CapabilityId.MSI, _AT_EXPRESS)
     for register in r.MSI:
         space.place(register, 0, _AT_MSI)
     space.place(r.MSI_CONTROL, r.MsiControl.ADDRESS_64 | r.MsiControl.MULTIPLE_CAPABLE_32, _AT_MSI)
 
 
-def _capability(space: ConfigSpace, at: int, identifier: int, following: int) -> None:
-    space.set(at, 2, following << 8 | identifier)
+def _msi_x(space: ConfigSpace, spec: FunctionSpec) -> None:
+    """Place the capability; table and pending bits share the first BAR, one behind the other."""
+    values = {r.MSI_X_CONTROL: spec.msi_x - 1, r.MSI_X_TABLE: 0, r.MSI_X_PENDING: spec.msi_x * _MSI_X_ENTRY}
+    for register, value in values.items():
+        space.place(register, value, _AT_MSI_X)
+
+
+def _advanced_features(space: ConfigSpace) -> None:
+    values = {
+        r.AF_LENGTH: r.ADVANCED_FEATURES_SIZE,
+        r.AF_CAPABILITIES: _AF_TRANSACTIONS_PENDING | r.AF_FUNCTION_LEVEL_RESET,
+    }
+    for register in r.ADVANCED_FEATURES:
+        space.place(register, values.get(register, 0), _AT_ADVANCED_FEATURES)
 
 
 def _express(space: ConfigSpace, spec: FunctionSpec, link: LinkSpec) -> None:
-    _capability(space, _AT_EXPRESS, r.CapabilityId.EXPRESS, 0)
     kind = TYPES[spec.kind]
     capabilities = _EXPRESS_VERSION | kind << r.EXPRESS_TYPE_SHIFT
     if spec.is_port:
@@ -99,24 +121,32 @@ def _express(space: ConfigSpace, spec: FunctionSpec, link: LinkSpec) -> None:
         r.DEVICE_CAPABILITIES: device,
         r.DEVICE_CONTROL: _DEVICE_CONTROL_POWER_ON,
         r.DEVICE_STATUS: 0,
-        r.DEVICE_CAPABILITIES_2: _COMPLETION_TIMEOUT_DISABLE,
+        r.DEVICE_CAPABILITIES_2: _COMPLETION_TIMEOUT_DISABLE | (_ARI_FORWARDING if spec.is_port else 0),
         r.DEVICE_CONTROL_2: 0,
     }
-    if kind is not r.DeviceType.ROOT_COMPLEX_ENDPOINT:
+    if spec.kind not in _LINKLESS:
         placed |= _link_registers(spec, link)
     if spec.slot is not None:
         placed |= _slot_registers(spec.slot)
-    if kind is r.DeviceType.ROOT_PORT:
-        placed |= {r.ROOT_CONTROL: 0, r.ROOT_CAPABILITIES: _RRS_CAPABLE, r.ROOT_STATUS: 0}
+    if spec.is_root:
+        placed |= _root_registers(spec)
     for register, value in placed.items():
         space.place(register, value, _AT_EXPRESS)
+
+
+def _root_registers(spec: FunctionSpec) -> dict[r.Register, int]:
+    shows_rrs = spec.kind == "root_port" and spec.rrs_visibility
+    hidden = 0 if shows_rrs else r.RootControl.RRS_SOFTWARE_VISIBILITY
+    control = replace(r.ROOT_CONTROL, rw=r.ROOT_CONTROL.rw & ~hidden)
+    return {control: 0, r.ROOT_CAPABILITIES: _RRS_CAPABLE if shows_rrs else 0, r.ROOT_STATUS: 0}
 
 
 def _link_registers(spec: FunctionSpec, link: LinkSpec) -> dict[r.Register, int]:
     capabilities = link.speed | link.width << r.LINK_WIDTH_SHIFT
     control = r.LINK_CONTROL
     if spec.is_port:
-        capabilities |= r.LinkCapabilities.LINK_ACTIVE_REPORTING
+        if spec.link_active_reporting:
+            capabilities |= r.LinkCapabilities.LINK_ACTIVE_REPORTING
         if spec.surprise_down:
             capabilities |= r.LinkCapabilities.SURPRISE_DOWN_REPORTING
     else:
@@ -151,43 +181,3 @@ def _slot_registers(slot: SlotSpec) -> dict[r.Register, int]:
         r.SLOT_STATUS: 0,
         r.SLOT_CAPABILITIES_2: in_band,
     }
-
-
-def _extended(space: ConfigSpace, spec: FunctionSpec) -> None:
-    """Place the extended capabilities one after another; the first must stand at 0x100."""
-    chain: list[tuple[r.ExtendedId, int, int]] = []
-    if spec.aer:
-        chain.append((r.ExtendedId.AER, _AER_VERSION, r.AER_SIZE))
-    if spec.serial is not None:
-        chain.append((r.ExtendedId.DEVICE_SERIAL_NUMBER, _SERIAL_VERSION, r.SERIAL_NUMBER_SIZE))
-    if spec.dpc:
-        chain.append((r.ExtendedId.DPC, _DPC_VERSION, r.DPC_SIZE))
-    at = r.EXTENDED_START
-    for index, (identifier, version, size) in enumerate(chain):
-        following = -(-(at + size) // _EXTENDED_ALIGNMENT) * _EXTENDED_ALIGNMENT
-        last = index == len(chain) - 1
-        header = identifier | version << _EXTENDED_VERSION_SHIFT | (0 if last else following) << _EXTENDED_NEXT_SHIFT
-        space.set(at, 4, header)
-        for register, value in _extended_values(spec, identifier).items():
-            space.place(register, value, at)
-        at = following
-
-
-def _extended_values(spec: FunctionSpec, identifier: r.ExtendedId) -> dict[r.Register, int]:
-    is_root = spec.kind == "root_port"
-    if identifier is r.ExtendedId.AER:
-        values = dict.fromkeys(r.AER_ROOT if is_root else r.AER, 0)
-        values[r.UNCORRECTABLE_SEVERITY] = r.UNCORRECTABLE_FATAL_DEFAULT
-        values[r.CORRECTABLE_MASK] = _CORRECTABLE_MASK_POWER_ON
-        if is_root:
-            values[r.ROOT_ERROR_STATUS] = spec.vectors.aer << r.ROOT_ERROR_MESSAGE_SHIFT
-        return values
-    if identifier is r.ExtendedId.DEVICE_SERIAL_NUMBER:
-        serial = spec.serial_number
-        assert serial is not None
-        return {r.SERIAL_NUMBER_LOW: serial & _DWORD, r.SERIAL_NUMBER_HIGH: serial >> 32}
-    assert identifier is r.ExtendedId.DPC
-    values = dict.fromkeys(r.DPC_ROOT if is_root else r.DPC, 0)
-    extensions = r.DpcCapabilities.RP_EXTENSIONS | _RP_PIO_LOG_DWORDS if is_root else 0
-    values[r.DPC_CAPABILITIES] = spec.vectors.dpc | r.DpcCapabilities.SOFTWARE_TRIGGERING | extensions
-    return values

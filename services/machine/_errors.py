@@ -11,6 +11,7 @@ from shared.pcie import registers as r
 from shared.pcie.errors import Severity
 
 from ._dpc import RpPioError, triggers
+from ._error_names import status_bits
 from ._function import Block, SimulatedFunction
 from ._link import LinkState
 
@@ -48,7 +49,9 @@ def detect(function: SimulatedFunction, error: Detected) -> None:
         containment = function.port.containment if function.port is not None else None
         if containment is not None and triggers(containment.control, severity, received=False):
             contain(function, r.DpcReason.UNCORRECTABLE)
-        elif _reports(function, severity, bits):
+            if not _reports_both(function):
+                continue
+        if _reports(function, severity, bits):
             _send(function, severity)
 
 
@@ -68,6 +71,13 @@ def contain(
 def log_only(function: SimulatedFunction, error: Detected) -> None:
     """Log the error and report nothing: the status that containment, which is injected apart, would have left."""
     _log(function, error)
+
+
+def log_stale(function: SimulatedFunction) -> None:
+    """Latch what the topology file says that firmware has left behind."""
+    uncorrectable, correctable = status_bits(function.spec.stale)
+    if uncorrectable or correctable:
+        _log(function, Detected(uncorrectable=uncorrectable, correctable=correctable))
 
 
 def _log(function: SimulatedFunction, error: Detected) -> dict[Severity, int]:
@@ -115,6 +125,7 @@ def _log_uncorrectable(aer: Block, error: Detected) -> None:
 
 def _reports(function: SimulatedFunction, severity: Severity, bits: int) -> bool:
     """Tell whether the function may send the message (§6.2.6, figure 6-3)."""
+    function = function.reports_by
     control = function.express.get(r.DEVICE_CONTROL)
     if severity is Severity.CORRECTABLE:
         return bool(control & _REPORTING[severity])
@@ -126,7 +137,10 @@ def _reports(function: SimulatedFunction, severity: Severity, bits: int) -> bool
 
 
 def _send(function: SimulatedFunction, severity: Severity) -> None:
-    """Send the message up, from bridge to bridge, until it is caught, dropped or received."""
+    """Send the message up, from bridge to bridge, until it is caught, dropped or received.
+
+    An integrated endpoint sends it to its event collector, if it has one (§6.2.4.1).
+    """
     source = function.requester_id
     at = function
     while at.parent is not None:
@@ -138,12 +152,19 @@ def _send(function: SimulatedFunction, severity: Severity) -> None:
             if containment is not None and triggers(containment.control, severity, received=True):
                 fatal = severity is Severity.FATAL
                 contain(above, r.DpcReason.ERR_FATAL if fatal else r.DpcReason.ERR_NONFATAL, source)
-                return
+                if not _reports_both(above):
+                    return
         if severity is not Severity.CORRECTABLE and not _forwards(above):
             return
         at = above
-    if at.spec.kind == "root_port":
-        _receive(at, severity, source)
+    receiver = at if at.spec.is_root else at.collector
+    if receiver is not None:
+        _receive(receiver, severity, source)
+
+
+def _reports_both(port: SimulatedFunction) -> bool:
+    """Tell whether the port passes on what it contains, which §6.2.11 forbids."""
+    return "reports_both" in port.spec.quirks
 
 
 def _forwards(bridge: SimulatedFunction) -> bool:

@@ -74,12 +74,20 @@ def _configure(function: SimulatedFunction) -> None:
         _write(function, r.BRIDGE_CONTROL, r.BridgeControl.SERR)
     _write(function, r.MSI_ADDRESS, _MSI_ADDRESS, caps.msi)
     _write(function, r.MSI_CONTROL, r.MsiControl.ENABLE | _MSI_32_VECTORS, caps.msi)
-    control = function.express.get(r.DEVICE_CONTROL)
-    _write(function, r.DEVICE_CONTROL, control | _REPORTING, caps.express)
-    if spec.kind == "root_port":
+    if spec.is_express:
+        control = function.express.get(r.DEVICE_CONTROL)
+        _write(function, r.DEVICE_CONTROL, control | _REPORTING, caps.express)
+    if spec.is_port and any(child.caps.ari for child in function.children):
+        _write(function, r.DEVICE_CONTROL_2, r.DeviceControl2.ARI_FORWARDING_ENABLE, caps.express)
+    if spec.is_root:
         _write(function, r.ROOT_CONTROL, r.RootControl.RRS_SOFTWARE_VISIBILITY, caps.express)
         if caps.aer:
             _write(function, r.ROOT_ERROR_COMMAND, _ROOT_ERRORS, caps.aer)
+    if spec.sriov is not None and spec.sriov.enabled:
+        _write(function, r.NUM_VFS, spec.sriov.enabled, caps.sriov)
+        hierarchy = r.SriovControl.ARI_CAPABLE_HIERARCHY if spec.ari else r.SriovControl(0)
+        enable = r.SriovControl.VF_ENABLE | r.SriovControl.VF_MEMORY_SPACE | hierarchy
+        _write(function, r.SRIOV_CONTROL, enable, caps.sriov)
     if spec.slot is not None and spec.slot.hotplug:
         _write(function, r.SLOT_CONTROL, _slot_control(function), caps.express)
     if caps.dpc:

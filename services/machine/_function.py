@@ -56,7 +56,10 @@ class Block:
 
 
 class SimulatedFunction:
-    """A function on the bench. `port` is set for root ports and downstream ports; `card` below them is theirs."""
+    """A function on the bench. `port` is set for root ports and downstream ports; `card` below them is theirs.
+
+    Of a capability that the function does not have, registers stand in a space of their own that nobody can see.
+    """
 
     def __init__(
         self, spec: FunctionSpec, space: ConfigSpace, caps: Capabilities, parent: SimulatedFunction | None
@@ -69,11 +72,15 @@ class SimulatedFunction:
         self.port: Port | None = None
         self.ready_at = 0.0  # loop time from which on it answers
         self.header = Block(space)
-        self.express = Block(space, caps.express)
+        self.collector: SimulatedFunction | None = None  # integrated endpoints: who receives its error messages
+        self.physical: SimulatedFunction | None = None  # virtual functions: whose it is ...
+        self.virtual_number = 0  # ... and its number among them, from 0
+        self.express = Block(space, caps.express) if caps.express else Block(ConfigSpace())
         self.power = Block(space, caps.power_management)
         self.msi = Block(space, caps.msi)
         self.aer = Block(space, caps.aer) if caps.aer else None
         self.dpc = Block(space, caps.dpc) if caps.dpc else None
+        self.sriov = Block(space, caps.sriov) if caps.sriov else None
 
     @property
     def address(self) -> Address:
@@ -82,8 +89,29 @@ class SimulatedFunction:
 
     @property
     def requester_id(self) -> int:
-        """What its messages carry as their source (§2.2.6.2)."""
-        return self.address.requester_id
+        """What its messages carry as their source (§2.2.6.2); on a conventional bus the bridge to it speaks."""
+        speaker = self if self.spec.is_express or self.parent is None else self.parent
+        return speaker.address.requester_id
+
+    @property
+    def exists(self) -> bool:
+        """Whether the function is there: a virtual one is while its physical function has it enabled (§9.3.3.3.1)."""
+        if self.physical is None:
+            return True
+        sriov = self.physical.sriov
+        assert sriov is not None
+        enabled = sriov.get(r.SRIOV_CONTROL) & r.SriovControl.VF_ENABLE
+        return bool(enabled) and self.virtual_number < sriov.get(r.NUM_VFS)
+
+    @property
+    def reports_by(self) -> SimulatedFunction:
+        """The function whose enables say which errors this one may report: a virtual one has none of its own."""
+        return self if self.physical is None else self.physical
+
+    def virtual_functions(self) -> Iterator[SimulatedFunction]:
+        """Yield the function's virtual functions, enabled or not."""
+        siblings = self.parent.children if self.parent is not None else ()
+        return (sibling for sibling in siblings if sibling.physical is self)
 
     def subtree(self) -> Iterator[SimulatedFunction]:
         """Yield the function and all below, parents first."""

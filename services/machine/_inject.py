@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
@@ -9,11 +10,12 @@ import structlog
 
 from shared.pcie import Address
 from shared.pcie import registers as r
-from shared.pcie.errors import CORRECTABLE_NAMES, UNCORRECTABLE_NAMES, Severity
+from shared.pcie.errors import Severity
 from shared.protocol.requests import Inject, Injection
 
 from ._cards import next_card
 from ._dpc import RpPioError
+from ._error_names import status_bits
 from ._errors import Detected, contain, detect, log_only
 from ._function import SimulatedFunction
 from ._interrupts import SERVICES
@@ -25,12 +27,14 @@ from ._topology_file import driver_table, new_driver
 if TYPE_CHECKING:
     from ._machine import Machine
 
-_UNCORRECTABLE: Final = {name: bit for bit, name in UNCORRECTABLE_NAMES.items()}
-_CORRECTABLE: Final = {name: bit for bit, name in CORRECTABLE_NAMES.items()}
 _RP_PIO: Final = {bit.name.lower(): bit for bit in r.RpPio if bit.name is not None}
 _FLAP_S: Final = 0.05  # ours: a flap that names no duration
-_OF_PORTS: Final = frozenset(Injection) - {Injection.ERROR, Injection.DRIVER}
+_UNSTABLE_S: Final = 0.006  # ours: a link that is unstable for no time named drops so soon after it is up
+_OF_INTERRUPTS: Final = frozenset({Injection.INTERRUPT, Injection.INTERRUPT_DELAY, Injection.INTERRUPT_LOST})
+_OF_PORTS: Final = frozenset(Injection) - {Injection.ERROR, Injection.DRIVER} - _OF_INTERRUPTS
 _OF_SLOTS: Final = frozenset({Injection.BUTTON, Injection.POWER_FAULT, Injection.MRL})
+_OF_CONTAINMENT: Final = frozenset({Injection.DPC, Injection.EDR})
+_ENDLESS: Final = frozenset({Injection.UNSTABLE_LINK})  # of these a count of zero means: always
 
 _log = structlog.get_logger()
 
@@ -50,13 +54,16 @@ class Injector:
             Injection.LINK_UP: lambda target, _: _mend(target),
             Injection.STUCK_TRAINING: _stick,
             Injection.DEGRADED_LINK: self._degrade,
+            Injection.UNSTABLE_LINK: _unsettle,
             Injection.SLOW_READY: _slow,
             Injection.BUTTON: lambda target, _: _press(target),
             Injection.POWER_FAULT: lambda target, request: _slot(target).fault(request.for_s),
             Injection.MRL: lambda target, request: _slot(target).move_latch(bool(request.state)),
             Injection.ERROR: self._error,
             Injection.DPC: self._contain,
+            Injection.EDR: lambda target, _: self._notify(target),
             Injection.INTERRUPT_DELAY: self._delay,
+            Injection.INTERRUPT_LOST: self._lose,
             Injection.INTERRUPT: self._interrupt,
         }
 
@@ -73,6 +80,8 @@ class Injector:
         target = self._machine.find(request.target)
         if request.target not in self._known and target is None:
             raise MachineError(f"there is no function {request.target} on this bench")
+        if request.what is Injection.EDR and self._machine.firmware is None:
+            raise MachineError("edr needs a host with firmware_first = true in its topology file")
         if target is not None:
             _check_target(request, target)
         elif request.after_s <= 0 and request.what is not Injection.DRIVER:
@@ -112,7 +121,9 @@ class Injector:
         port = _port(target)
         if port.seated:
             raise MachineError(f"{target.address} has a card already; swap it")
-        port.seat(next_card(port, request.card))
+        card = next_card(port, request.card)
+        port.steady()
+        port.seat(card)
 
     def _swap(self, target: SimulatedFunction, request: Inject) -> None:
         """Change the card between two looks of anybody: the link falls, presence latches once."""
@@ -122,6 +133,7 @@ class Injector:
             port.slot.presence_changed()  # however slowly the slot shows presence, it has seen this
         self._remove(target, request)
         self._machine.settle_links()
+        port.steady()
         port.seat(card)
 
     # --- Links ---
@@ -164,6 +176,10 @@ class Injector:
             log_only(culprit, _detected(request))
         contain(target, reason, request.source.requester_id if received and request.source is not None else 0, rp_pio)
 
+    def _notify(self, target: SimulatedFunction) -> None:
+        assert self._machine.firmware is not None
+        self._machine.firmware.notify(target.address)
+
     # --- Drivers and interrupts ---
 
     def _change_driver(self, request: Inject) -> None:
@@ -180,6 +196,10 @@ class Injector:
         assert request.service is not None
         self._machine.interrupts.delay(target.address, request.service, request.for_s or 0.0)
 
+    def _lose(self, target: SimulatedFunction, request: Inject) -> None:
+        assert request.service is not None
+        self._machine.interrupts.lose(target.address, request.service, request.count)
+
     def _interrupt(self, target: SimulatedFunction, request: Inject) -> None:
         assert request.service is not None
         self._machine.interrupts.send(target, request.service)
@@ -192,40 +212,44 @@ def _check_target(request: Inject, target: SimulatedFunction) -> None:
         raise MachineError(f"{what} needs a root port or a downstream port, and {target.address} is none{above}")
     if what in _OF_SLOTS and _port(target).slot is None:
         raise MachineError(f"{what} needs a slot; {target.address} has none")
-    if what is Injection.DPC and _port(target).containment is None:
+    if what in _OF_INTERRUPTS and target.port is None and not target.spec.is_root:
+        raise MachineError(f"{what} needs a port or an event collector; {target.address} raises no interrupts here")
+    if what in _OF_CONTAINMENT and _port(target).containment is None:
         raise MachineError(f"{what} needs containment; {target.address} has none")
 
 
 def _check_fields(request: Inject) -> None:
     what = request.what
-    if what is Injection.ERROR:
-        if not request.names or request.count < 1:
-            raise MachineError("error needs names, for example MalfTLP, and a count of at least 1")
-        _detected(request)
-    elif what is Injection.DPC:
-        reasons = [reason.name.lower() for reason in r.DpcReason]
-        if request.reason not in reasons:
-            raise MachineError(f"dpc needs a reason: {', '.join(reasons)}")
-        if request.reason != r.DpcReason.RP_PIO.name.lower():
-            _detected(request)
-        elif not set(request.names) <= set(_RP_PIO):
-            raise MachineError(f"rp_pio knows the names {', '.join(_RP_PIO)}")
-    elif what is Injection.MRL and request.state is None:
+    for name, seconds in (("after_s", request.after_s), ("for_s", request.for_s or 0.0)):
+        if not 0 <= seconds < math.inf:
+            raise MachineError(f"{name} is a time in seconds, not {seconds}")
+    if request.count < (0 if what in _ENDLESS else 1):
+        raise MachineError(f"{what} needs a count of at least 1, not {request.count}")
+    if what is Injection.ERROR and not request.names:
+        raise MachineError("error needs names, for example MalfTLP")
+    if what is Injection.MRL and request.state is None:
         raise MachineError("mrl needs a state: true is open")
-    elif what in {Injection.INTERRUPT, Injection.INTERRUPT_DELAY} and request.service not in SERVICES:
+    if what in _OF_INTERRUPTS and request.service not in SERVICES:
         raise MachineError(f"{what} needs a service: {', '.join(SERVICES)}")
+    if what is Injection.DPC:
+        _check_reason(request)
+    elif what is Injection.ERROR:
+        _detected(request)
+
+
+def _check_reason(request: Inject) -> None:
+    reasons = [reason.name.lower() for reason in r.DpcReason]
+    if request.reason not in reasons:
+        raise MachineError(f"dpc needs a reason: {', '.join(reasons)}")
+    if request.reason != r.DpcReason.RP_PIO.name.lower():
+        _detected(request)
+    elif not set(request.names) <= set(_RP_PIO):
+        raise MachineError(f"rp_pio knows the names {', '.join(_RP_PIO)}")
 
 
 def _detected(request: Inject) -> Detected:
     """Return the error that the request names. Raises MachineError for a name that the kernel does not print."""
-    uncorrectable = correctable = 0
-    for name in request.names:
-        if name in _UNCORRECTABLE:
-            uncorrectable |= _UNCORRECTABLE[name]
-        elif name in _CORRECTABLE:
-            correctable |= _CORRECTABLE[name]
-        else:
-            raise MachineError(f"no error is called {name!r}; there are {', '.join([*_UNCORRECTABLE, *_CORRECTABLE])}")
+    uncorrectable, correctable = status_bits(request.names)
     if request.severity not in {None, Severity.FATAL, Severity.NONFATAL}:
         raise MachineError(f"severity is fatal or nonfatal, not {request.severity!r}")
     fatal = None if request.severity is None else request.severity == Severity.FATAL
@@ -257,6 +281,7 @@ def _cut(target: SimulatedFunction, cut: bool) -> None:
 def _mend(target: SimulatedFunction) -> None:
     port = _port(target)
     port.cut = False
+    port.steady()
     port.link.unstick()
 
 
@@ -267,5 +292,10 @@ def _stick(target: SimulatedFunction, request: Inject) -> None:
     link.next_training_s = request.for_s
 
 
+def _unsettle(target: SimulatedFunction, request: Inject) -> None:
+    after_s = _UNSTABLE_S if request.for_s is None else request.for_s
+    _port(target).unsettle(after_s, request.count or None)
+
+
 def _slow(target: SimulatedFunction, request: Inject) -> None:
-    _port(target).ready_s = request.for_s
+    _port(target).be_ready_after(request.for_s)

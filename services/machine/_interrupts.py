@@ -9,6 +9,7 @@ from shared.pcie import Address
 from shared.pcie import registers as r
 
 from ._clock import Clock
+from ._firmware_first import KEPT, FirmwareFirst
 from ._function import SimulatedFunction
 
 SERVICES: Final = ("hotplug", "aer", "dpc")
@@ -53,23 +54,26 @@ def levels(function: SimulatedFunction) -> dict[str, bool]:
     if not function.msi.get(r.MSI_CONTROL) & _MSI_ENABLE:
         return dict.fromkeys(SERVICES, False)
     express, aer, dpc = function.express, function.aer, function.dpc
-    is_root = function.spec.kind == "root_port"
     return {
         "hotplug": function.spec.slot is not None
         and hotplug_level(express.get(r.SLOT_CONTROL), express.get(r.SLOT_STATUS)),
-        "aer": aer is not None and is_root and aer_level(aer.get(r.ROOT_ERROR_COMMAND), aer.get(r.ROOT_ERROR_STATUS)),
+        "aer": aer is not None
+        and function.spec.is_root
+        and aer_level(aer.get(r.ROOT_ERROR_COMMAND), aer.get(r.ROOT_ERROR_STATUS)),
         "dpc": dpc is not None and dpc_level(dpc.get(r.DPC_CONTROL), dpc.get(r.DPC_STATUS)),
     }
 
 
 class Interrupts:
-    """Watches the levels of every port and delivers a message for each rise."""
+    """Watches the levels of every port and delivers a message for each rise; to the firmware, where it keeps them."""
 
-    def __init__(self, clock: Clock, deliver: Callable[[Address, int], None]) -> None:
+    def __init__(self, clock: Clock, deliver: Callable[[Address, int], None], firmware: FirmwareFirst | None) -> None:
         self._clock = clock
         self._deliver = deliver
+        self._firmware = firmware
         self._high: set[tuple[Address, str]] = set()
         self._delay_s: dict[tuple[Address, str], float] = {}
+        self._to_lose: dict[tuple[Address, str], int] = {}
 
     def look(self, function: SimulatedFunction) -> None:
         """Compare the port's levels with the last ones."""
@@ -79,7 +83,7 @@ class Interrupts:
                 self._high.discard(key)
             elif key not in self._high:
                 self._high.add(key)
-                self.send(function, service)
+                self._raise(function, service)
 
     def forget(self, present: set[Address]) -> None:
         """Forget ports that are gone: a card that comes back starts low."""
@@ -89,11 +93,30 @@ class Interrupts:
         """Deliver the service's messages so many seconds late from now on."""
         self._delay_s[port, service] = for_s
 
+    def lose(self, port: Address, service: str, count: int) -> None:
+        """Lose the next `count` messages of the service."""
+        self._to_lose[port, service] = count
+
     def send(self, function: SimulatedFunction, service: str) -> None:
         """Send the message of the service's vector."""
         vector: int = getattr(function.spec.vectors, service)
-        delay_s = self._delay_s.get((function.address, service), 0.0)
-        if delay_s > 0:
-            self._clock.later(delay_s, lambda: self._deliver(function.address, vector))
+        self._on_its_way(function.address, service, lambda: self._deliver(function.address, vector))
+
+    def _raise(self, function: SimulatedFunction, service: str) -> None:
+        firmware = self._firmware
+        if firmware is None or service not in KEPT:
+            self.send(function, service)
         else:
-            self._deliver(function.address, vector)
+            self._on_its_way(function.address, service, lambda: firmware.interrupt(function.address, service))
+
+    def _on_its_way(self, port: Address, service: str, arrive: Callable[[], None]) -> None:
+        """Let a message arrive: now, late, or not at all."""
+        left = self._to_lose.get((port, service), 0)
+        if left:
+            self._to_lose[port, service] = left - 1
+            return
+        delay_s = self._delay_s.get((port, service), 0.0)
+        if delay_s > 0:
+            self._clock.later(delay_s, arrive)
+        else:
+            arrive()

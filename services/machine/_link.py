@@ -117,7 +117,7 @@ class Link:
         bits = {
             LinkState.DOWN: 0,
             LinkState.TRAINING: int(r.LinkStatus.LINK_TRAINING),
-            LinkState.ACTIVE: int(r.LinkStatus.LINK_ACTIVE),
+            LinkState.ACTIVE: int(r.LinkStatus.LINK_ACTIVE) if self._reports_active() else 0,
         }[self.state]
         negotiated = self._negotiated()
         self._port.drop(r.LINK_STATUS, field | r.LinkStatus.LINK_TRAINING | r.LinkStatus.LINK_ACTIVE)
@@ -125,6 +125,10 @@ class Link:
         for block, _ in self._far:
             block.drop(r.LINK_STATUS, field)
             block.latch(r.LINK_STATUS, negotiated)
+
+    def _reports_active(self) -> bool:
+        """Whether the port tells that its link is active (§7.5.3.6); the bit is zero for ever where it does not."""
+        return bool(self._port.get(r.LINK_CAPABILITIES) & r.LinkCapabilities.LINK_ACTIVE_REPORTING)
 
     def _negotiated(self) -> int:
         """Return the speed and width fields: the best that both ends, the target speed and the wires allow."""

@@ -13,6 +13,8 @@ from . import _firmware
 from ._build import build
 from ._clock import Clock
 from ._drivers import Drivers
+from ._errors import log_stale
+from ._firmware_first import FirmwareFirst
 from ._function import SimulatedFunction
 from ._inject import Injector
 from ._interrupts import Interrupts
@@ -32,15 +34,17 @@ class Machine:
 
     def __init__(self, bench: TopologyFile) -> None:
         self.clock = Clock(asyncio.get_running_loop(), self.settle)
-        self.interrupts = Interrupts(self.clock, self._interrupted)
+        self.firmware = FirmwareFirst() if bench.firmware_first else None
+        self.interrupts = Interrupts(self.clock, self._interrupted, self.firmware)
         self._listeners: list[OnInterrupt] = []
         self._roots = build(bench, self.clock)
+        _firmware.boot(self._roots)
         self.drivers = Drivers((function.spec for function in self.functions()), self._fitting_driver)
         self._injector = Injector(self, frozenset(spec.address for spec in bench.function))
-        _firmware.boot(self._roots)
         for function in self.functions():
             if function.port is not None:
                 function.port.boot()
+            log_stale(function)
         self.settle()
 
     # --- What the processor does ---
@@ -60,7 +64,11 @@ class Machine:
             visible = offset == r.VENDOR_ID.offset and length >= r.VENDOR_ID.width and self._shows_rrs(function)
             rrs = r.RRS_VENDOR_ID.to_bytes(r.VENDOR_ID.width, "little")
             return rrs + nothing[r.VENDOR_ID.width :] if visible else nothing
-        return function.space.read(offset, length).to_bytes(length, "little")
+        data = function.space.read(offset, length).to_bytes(length, "little")
+        if function.spec.is_express:
+            return data
+        here = max(r.EXTENDED_START - offset, 0)  # a conventional bus carries no requests beyond the first 256 bytes
+        return data[:here] + nothing[here:]
 
     def write(self, address: Address, offset: int, data: bytes) -> None:
         """Write config space. Dropped where nothing completes."""
@@ -96,9 +104,9 @@ class Machine:
     # --- Inside ---
 
     def functions(self) -> Iterator[SimulatedFunction]:
-        """Yield every function that is seated, parents first, reachable or not."""
+        """Yield every function that is seated, parents first, reachable or not; virtual ones while they are enabled."""
         for root in self._roots:
-            yield from root.subtree()
+            yield from (function for function in root.subtree() if function.exists)
 
     def find(self, address: Address) -> SimulatedFunction | None:
         """Return the seated function that firmware put at `address`."""
@@ -120,7 +128,7 @@ class Machine:
         self.interrupts.forget({function.address for function in self.functions()})
 
     def _look(self, function: SimulatedFunction) -> None:
-        if function.port is not None:
+        if function.port is not None or function.spec.is_root:
             self.interrupts.look(function)
 
     def _interrupted(self, port: Address, vector: int) -> None:

@@ -25,6 +25,31 @@ _LINK_DISABLE: Final = int(r.LinkControl.LINK_DISABLE)
 _IN_RESET: Final = int(r.BridgeControl.SECONDARY_BUS_RESET)
 
 
+class Drops:
+    """How often an unstable link still drops by itself, and how soon after it is up (injection)."""
+
+    def __init__(self, after_s: float = 0.0, times: int | None = 0) -> None:
+        self._after_s = after_s
+        self._left = times  # None: for ever
+        self._timer: asyncio.TimerHandle | None = None
+
+    def plan(self, clock: Clock, drop: Callable[[], None]) -> None:
+        """Let the link that is up now drop in time, if there is a drop left."""
+        if self._left != 0:
+            self._timer = clock.later(self._after_s, lambda: self._due(drop))
+
+    def _due(self, drop: Callable[[], None]) -> None:
+        self._timer = None
+        self._left = None if self._left is None else self._left - 1
+        drop()
+
+    def cancel(self) -> None:
+        """Forget the drop that was planned: the link is down before it."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
 class Port:
     """A root port or switch downstream port. `settle` makes link and presence follow whatever has changed."""
 
@@ -41,7 +66,9 @@ class Port:
         self._clock = clock
         self._build_card = build_card
         self._was_powered = True
+        self._up_at = 0.0  # loop time at which the link came up
         self._presence_timer: asyncio.TimerHandle | None = None
+        self._drops = Drops()
 
     @property
     def seated(self) -> bool:
@@ -59,6 +86,15 @@ class Port:
         """Pull the card."""
         self.function.children = []
         self.link.connect(())
+
+    def unsettle(self, after_s: float, times: int | None) -> None:
+        """Have the link drop so many seconds after each of its next trainings; `times` None: for ever."""
+        self._drops.cancel()
+        self._drops = Drops(after_s, times)
+
+    def steady(self) -> None:
+        """Have the link drop no more by itself."""
+        self.unsettle(0.0, 0)
 
     def boot(self) -> None:
         """Be as firmware leaves a port: the link is up if there is a card, and nothing has latched."""
@@ -100,6 +136,7 @@ class Port:
 
     def reset_from_above(self) -> None:
         """Let the link fall with the port's own component. Nobody is told: its enables are gone."""
+        self._drops.cancel()
         self.link.fall()
         self._show_presence(latch=False)
 
@@ -114,6 +151,7 @@ class Port:
 
     def _fall(self, conditions: Conditions) -> None:
         was_active = self.link.state is LinkState.ACTIVE
+        self._drops.cancel()
         self.link.fall()
         for child in self.function.children:
             hot_reset(child.subtree())
@@ -128,10 +166,19 @@ class Port:
     def _link_up(self) -> None:
         if self.slot is not None:
             self.slot.link_changed()
-        now = self._clock.now()
-        for child in self.function.children:
-            for function in child.same_component():
-                function.ready_at = now + self.readiness_s(function)
+        self._up_at = self._clock.now()
+        for function in self._card_functions():
+            function.ready_at = self._up_at + self.readiness_s(function)
+        self._drops.plan(self._clock, lambda: self._fall(self.conditions()))
+
+    def be_ready_after(self, seconds: float | None) -> None:
+        """Have the card answer so many seconds after its link is up; one that is waited for longer is so now."""
+        self.ready_s = seconds
+        for function in self._card_functions():
+            function.ready_at = min(function.ready_at, self._up_at + self.readiness_s(function))
+
+    def _card_functions(self) -> Iterable[SimulatedFunction]:
+        return (function for child in self.function.children for function in child.same_component())
 
     def _follow_presence(self) -> bool:
         """Show presence as it is, at once or as late as the slot is; return whether it changed now."""

@@ -11,6 +11,7 @@ from shared.pcie import registers as r
 from ._function import SimulatedFunction
 from ._link import LinkState
 
+_ARI_FORWARDING: Final = int(r.DeviceControl2.ARI_FORWARDING_ENABLE)
 _IN_RESET: Final = int(r.BridgeControl.SECONDARY_BUS_RESET)
 
 
@@ -34,7 +35,7 @@ def _scan(bridge: SimulatedFunction) -> Iterator[tuple[Address, SimulatedFunctio
     secondary = bridge.header.get(r.SECONDARY_BUS) if bridge.spec.is_bridge else 0
     if not secondary or not _passes(bridge):
         return
-    for child in bridge.children:
+    for child in _answering(bridge):
         yield Address(child.address.domain, secondary, child.address.device, child.address.function), child
         yield from _scan(child)
 
@@ -48,7 +49,18 @@ def _below(bridge: SimulatedFunction, address: Address) -> SimulatedFunction | N
     if address.bus > secondary:
         return next(filter(None, (_below(child, address) for child in bridge.children)), None)
     place = address.device, address.function
-    return next((child for child in bridge.children if (child.address.device, child.address.function) == place), None)
+    here = _answering(bridge)
+    return next((child for child in here if (child.address.device, child.address.function) == place), None)
+
+
+def _answering(bridge: SimulatedFunction) -> Iterator[SimulatedFunction]:
+    """Yield the functions on the secondary bus that requests are passed on to.
+
+    A link has one device at its end: a port sends it requests for other device numbers only with ARI Forwarding
+    (§7.5.3.16). A virtual function is there only while it is enabled.
+    """
+    all_devices = bridge.port is None or bool(bridge.express.get(r.DEVICE_CONTROL_2) & _ARI_FORWARDING)
+    return (child for child in bridge.children if child.exists and (all_devices or child.address.device == 0))
 
 
 def _passes(bridge: SimulatedFunction) -> bool:

@@ -3,8 +3,11 @@
     [id, "enumerate"]                       -> [id, [address, ...]]
     [id, "read", address, offset, length]   -> [id, bytes]           all ones where nothing completes
     [id, "write", address, offset, bytes]   -> [id, true]
+    [id, "host"]                            -> [id, {"firmware_first": bool}]
+    [id, "ost", address, status]            -> [id, true]            firmware first: the answer to "edr"
     anything else                           -> [id, null, "what is wrong"]
     ["irq", address, vector]                pushed to every client
+    ["edr", address]                        firmware first: likewise; and to a new client while unanswered
 
 Requests may be pipelined and are answered in order. Bytes that are no msgpack end the connection.
 """
@@ -39,7 +42,9 @@ class MachineSocket:
         self._path = path
         self._server: asyncio.Server | None = None
         self._clients: dict[asyncio.StreamWriter, asyncio.Task[None]] = {}
-        self._unlisten = machine.listen(self._push)
+        self._unlisten = [machine.listen(lambda port, vector: self._push(["irq", str(port), vector]))]
+        if machine.firmware is not None:
+            self._unlisten.append(machine.firmware.listen(lambda port: self._push(["edr", str(port)])))
 
     async def start(self) -> None:
         """Listen. A socket file that nobody serves is taken over; one that is served raises MachineError."""
@@ -48,7 +53,8 @@ class MachineSocket:
 
     async def close(self) -> None:
         """Stop listening, drop the clients and remove the socket file."""
-        self._unlisten()
+        for unlisten in self._unlisten:
+            unlisten()
         if self._server is not None:
             self._server.close()
         tasks = list(self._clients.values())
@@ -83,14 +89,17 @@ class MachineSocket:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         unpacker = msgpack.Unpacker(raw=False)
+        firmware = self._machine.firmware
+        for port in firmware.waiting if firmware is not None else ():
+            writer.write(msgpack.packb(["edr", str(port)]))
         while chunk := await reader.read(_CHUNK):
             unpacker.feed(chunk)
             for request in unpacker:
                 writer.write(msgpack.packb(answer(self._machine, request)))
             await writer.drain()
 
-    def _push(self, port: Address, vector: int) -> None:
-        message = msgpack.packb(["irq", str(port), vector])
+    def _push(self, event: list[Any]) -> None:
+        message = msgpack.packb(event)
         for writer, task in self._clients.items():
             if writer.transport.get_write_buffer_size() > _BACKLOG_LIMIT:
                 task.cancel()  # it does not read: hardware waits for nobody
@@ -103,6 +112,10 @@ def answer(machine: Machine, request: Any) -> list[Any]:
     match request:
         case [int(number), "enumerate"]:
             return [number, [str(address) for address in machine.enumerate()]]
+        case [int(number), "host"]:
+            return [number, {"firmware_first": machine.firmware is not None}]
+        case [int(number), "ost", str(address), int(status)]:
+            return _guarded(number, lambda: _answer_firmware(machine, address, status))
         case [int(number), "read", str(address), int(offset), int(length)]:
             return _guarded(number, lambda: machine.read(Address.parse(address), offset, length))
         case [int(number), "write", str(address), int(offset), bytes(data)]:
@@ -117,6 +130,13 @@ def answer(machine: Machine, request: Any) -> list[Any]:
 
 def _write(machine: Machine, address: str, offset: int, data: bytes) -> bool:
     machine.write(Address.parse(address), offset, data)
+    return True
+
+
+def _answer_firmware(machine: Machine, address: str, status: int) -> bool:
+    if machine.firmware is None:
+        raise MachineError("the firmware of this host keeps nothing for itself, and awaits no answer")
+    machine.firmware.answer(Address.parse(address), status)
     return True
 
 

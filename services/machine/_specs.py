@@ -9,12 +9,20 @@ import msgspec
 from shared.pcie import Address
 from shared.protocol.requests import DriverStep, Vote
 
-Kind = Literal["root_port", "upstream_port", "downstream_port", "endpoint", "integrated_endpoint"]
+Kind = Literal[
+    "root_port", "upstream_port", "downstream_port", "endpoint", "pci_bridge", "conventional", "integrated_endpoint",
+    "event_collector",
+]  # fmt: skip
 
-_BRIDGES: Final = frozenset({"root_port", "upstream_port", "downstream_port"})
+Quirk = Literal["reports_both"]  # a port that also passes on the message of an error that it contains (against §6.2.11)
+
+_BRIDGES: Final = frozenset({"root_port", "upstream_port", "downstream_port", "pci_bridge"})
 _PORTS: Final = frozenset({"root_port", "downstream_port"})
-_SEATED: Final = frozenset({"upstream_port", "endpoint"})  # what stands at the lower end of a link
+_ROOTS: Final = frozenset({"root_port", "event_collector"})
+_SEATED: Final = frozenset({"upstream_port", "endpoint", "pci_bridge"})  # what stands at the lower end of a link
+_ON_CARDS: Final = _SEATED | {"conventional"}
 _CLASS_BRIDGE: Final = 0x060400
+_CLASS_EVENT_COLLECTOR: Final = 0x080700
 _CLASS_UNASSIGNED: Final = 0xFF0000
 _READY_S: Final = 0.01
 
@@ -69,6 +77,25 @@ class DriverSpec(_Spec, frozen=True):
     callbacks: bool = True
 
 
+class SriovSpec(_Spec, frozen=True):
+    """The virtual functions of a physical one: it has `total`, and firmware has enabled `enabled` of them.
+
+    The first stands `offset` function numbers above the physical function, each other `stride` above the last.
+    """
+
+    total: int
+    device: int  # VF Device ID: a virtual function itself says FFFFh
+    enabled: int = 0
+    offset: int = 1
+    stride: int = 1
+    driver: DriverSpec | None = None
+
+    def addresses(self, physical: Address) -> tuple[Address, ...]:
+        """Return where the virtual functions of the physical one stand."""
+        first = physical.requester_id + self.offset
+        return tuple(physical.with_requester_id(first + self.stride * number) for number in range(self.total))
+
+
 class FunctionSpec(_Spec, frozen=True):
     """One function. Defaults are those of a well-behaved device."""
 
@@ -88,14 +115,25 @@ class FunctionSpec(_Spec, frozen=True):
     dpc_trigger: Literal["fatal", "nonfatal"] = "fatal"
     rp_busy_s: float = 0.0
     surprise_down: bool = True  # the port reports Surprise Down (Link Capabilities)
+    link_active_reporting: bool = True  # the port tells whether its link is active
+    rrs_visibility: bool = True  # a root port: reads of a vendor ID that is not ready yet show it (RRS)
     slot: SlotSpec | None = None
     vectors: VectorsSpec = VectorsSpec()
     link: LinkSpec | None = None
     flr: bool = False
+    af_flr: bool = False  # Function Level Reset by the Advanced Features capability
     pm_reset: bool = False  # No_Soft_Reset is clear: D3hot to D0 resets the function
+    msi_x: int = 0  # how many MSI-X vectors there are; 0: no such capability
+    acs: bool = False
+    ltr: bool = False
+    ari: bool = False  # the device has up to 256 functions: number 8 is 01.0, and so on (§6.13)
+    sriov: SriovSpec | None = None
+    collects: tuple[Address, ...] = ()  # event collectors: the integrated endpoints that report to it
     bars: tuple[int, ...] = ()
     ready_s: float | None = None
     driver: DriverSpec | None = None
+    stale: tuple[str, ...] = ()  # AER errors whose status is latched at the start, of which no message was sent
+    quirks: tuple[Quirk, ...] = ()
 
     @property
     def is_bridge(self) -> bool:
@@ -113,10 +151,22 @@ class FunctionSpec(_Spec, frozen=True):
         return self.kind in _SEATED
 
     @property
+    def is_root(self) -> bool:
+        """Whether error messages end here: the function has root error registers."""
+        return self.kind in _ROOTS
+
+    @property
+    def is_express(self) -> bool:
+        """Whether the function speaks PCI Express: it has that capability, and extended config space."""
+        return self.kind != "conventional"
+
+    @property
     def class_or_default(self) -> int:
         """The class code, 24 bits."""
         if self.class_code is not None:
             return self.class_code
+        if self.kind == "event_collector":
+            return _CLASS_EVENT_COLLECTOR
         return _CLASS_BRIDGE if self.is_bridge else _CLASS_UNASSIGNED
 
     @property
@@ -124,7 +174,7 @@ class FunctionSpec(_Spec, frozen=True):
         """How long after its link is up the function begins to answer, in seconds."""
         if self.ready_s is not None:
             return self.ready_s
-        return _READY_S if self.is_seated else 0.0
+        return _READY_S if self.kind in _ON_CARDS else 0.0
 
     @property
     def serial_number(self) -> int | None:
@@ -138,3 +188,4 @@ class TopologyFile(_Spec, frozen=True):
     """All functions of the bench, parents named by `under`."""
 
     function: tuple[FunctionSpec, ...]
+    firmware_first: bool = False  # the firmware keeps AER and DPC, and hands containments over (EDR)

@@ -11,7 +11,14 @@ import msgspec
 from shared.pcie import Address, AddressError
 
 from ._specs import DriverSpec, FunctionSpec, MachineError, TopologyFile
-from ._topology_checks import PARENTS, check_buses, check_function, check_place
+from ._topology_checks import (
+    PARENTS,
+    check_buses,
+    check_collectors,
+    check_function,
+    check_place,
+    check_virtual_places,
+)
 
 
 def load(path: Path) -> TopologyFile:
@@ -47,7 +54,9 @@ def complete(bench: TopologyFile) -> TopologyFile:
         if spec.under is not None:
             check_place(spec, known)
     check_buses(functions)
-    return TopologyFile(function=functions)
+    check_collectors(functions)
+    check_virtual_places(functions)
+    return msgspec.structs.replace(bench, function=functions)
 
 
 def changed(spec: FunctionSpec, fields: dict[str, Any]) -> FunctionSpec:

@@ -8,11 +8,11 @@ anybody.
 from . import error_wording, errors, registers, timing
 from ._address import Address, AddressError
 from ._answer import NO_ANSWER, NoAnswer, Value, all_ones, answered
-from ._capabilities import capabilities_of, describe, identity_of, restorable
+from ._capabilities import capabilities_of, describe, describe_virtual, identity_of, restorable, virtual_functions
 from ._config import ConfigSpace
 from ._error_registers import ErrorRegisters, aer_reads, decode_aer
 from ._identity import Identity, IdentityField
-from ._topology import Capabilities, Function, Topology, Vectors
+from ._topology import Capabilities, Function, Topology, Vectors, same_device
 
 __all__ = [
     "NO_ANSWER",
@@ -34,10 +34,13 @@ __all__ = [
     "capabilities_of",
     "decode_aer",
     "describe",
+    "describe_virtual",
     "error_wording",
     "errors",
     "identity_of",
     "registers",
     "restorable",
+    "same_device",
     "timing",
+    "virtual_functions",
 ]

@@ -8,8 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+import msgspec
+
 from . import registers as r
 from ._address import Address
+from ._answer import all_ones
 from ._identity import Identity
 from ._topology import Capabilities, Function, Vectors
 
@@ -19,8 +22,13 @@ _HEADER_END: Final = 0x40  # the first byte behind the header
 _EXTENDED_NEXT_SHIFT: Final = 20  # §7.6.3
 _EXTENDED_NEXT_MASK: Final = 0xFFC
 _EXTENDED_ID_MASK: Final = 0xFFFF
-_NOBODY: Final = frozenset({0x0000, r.RRS_VENDOR_ID, 0xFFFF})  # vendor ids that no function has (§2.3.2, §7.5.1.1.1)
+_NOBODY: Final = frozenset(
+    {0x0000, r.RRS_VENDOR_ID, r.NO_VENDOR}
+)  # vendor ids that no function has (§2.3.2, §7.5.1.1.1)
 _NO_EXTENDED: Final = frozenset({0, 0xFFFF_FFFF})
+
+_DEVICES_PER_BUS: Final = 32
+_LAST_REQUESTER_ID: Final = 0xFFFF
 
 # Bits that act when written. Restoring a register must not act.
 _NEVER_RESTORED: Final[dict[r.Register, int]] = {
@@ -33,7 +41,6 @@ _OF_LINKS: Final = frozenset({r.LINK_CONTROL, r.LINK_CONTROL_2})
 _OF_SLOTS: Final = frozenset({r.SLOT_CONTROL})
 _OF_ROOTS: Final = frozenset({r.ROOT_CONTROL})
 _LINKLESS: Final = frozenset({r.DeviceType.ROOT_COMPLEX_ENDPOINT, r.DeviceType.ROOT_COMPLEX_EVENT_COLLECTOR})
-_ROOTS: Final = frozenset({r.DeviceType.ROOT_PORT, r.DeviceType.ROOT_COMPLEX_EVENT_COLLECTOR})
 
 
 def describe(address: Address, image: bytes, parent: Address | None) -> Function | None:
@@ -41,6 +48,38 @@ def describe(address: Address, image: bytes, parent: Address | None) -> Function
     if _field(image, r.VENDOR_ID) in _NOBODY:
         return None
     caps = capabilities_of(image)
+    return _described(address, image, parent, caps, identity_of(image, caps))
+
+
+def describe_virtual(address: Address, image: bytes, physical: Function, image_of_physical: bytes) -> Function | None:
+    """Return the virtual function that the image shows; None where nothing answers.
+
+    Vendor and device are those that the physical function gives for it: its own say FFFFh (§9.3.4.1.1).
+    """
+    if _field(image, r.REVISION_AND_CLASS) == all_ones(r.REVISION_AND_CLASS.width):
+        return None
+    caps = capabilities_of(image)
+    device = _field(image_of_physical, r.VF_DEVICE_ID, physical.capabilities.sriov)
+    identity = msgspec.structs.replace(identity_of(image, caps), vendor=physical.identity.vendor, device=device)
+    virtual = _described(address, image, physical.parent, caps, identity)
+    return msgspec.structs.replace(virtual, physical=physical.address)
+
+
+def virtual_functions(physical: Function, image: bytes) -> tuple[Address, ...]:
+    """Return where the virtual functions stand that are enabled in `physical` now (§9.3.3)."""
+    base = physical.capabilities.sriov
+    if not base or not _field(image, r.SRIOV_CONTROL, base) & r.SriovControl.VF_ENABLE:
+        return ()
+    count = min(_field(image, r.NUM_VFS, base), _field(image, r.TOTAL_VFS, base))
+    first = physical.address.requester_id + _field(image, r.FIRST_VF_OFFSET, base)
+    stride = _field(image, r.VF_STRIDE, base)
+    ids = (first + stride * n for n in range(count))
+    return tuple(physical.address.with_requester_id(each) for each in ids if each <= _LAST_REQUESTER_ID)
+
+
+def _described(
+    address: Address, image: bytes, parent: Address | None, caps: Capabilities, identity: Identity
+) -> Function:
     kind = _kind(image, caps)
     has_slot = kind.is_downstream_port and bool(
         _field(image, r.EXPRESS_CAPABILITIES, caps.express) & r.EXPRESS_SLOT_IMPLEMENTED
@@ -49,7 +88,7 @@ def describe(address: Address, image: bytes, parent: Address | None) -> Function
     return Function(
         address=address,
         kind=kind,
-        identity=identity_of(image, caps),
+        identity=identity,
         capabilities=caps,
         parent=parent,
         secondary=_field(image, r.SECONDARY_BUS) if kind.is_bridge else 0,
@@ -65,7 +104,15 @@ def describe(address: Address, image: bytes, parent: Address | None) -> Function
         and bool(_field(image, r.DEVICE_CAPABILITIES, caps.express) & r.DeviceCapabilities.FUNCTION_LEVEL_RESET),
         link_active_reporting=kind.is_downstream_port
         and bool(_field(image, r.LINK_CAPABILITIES, caps.express) & r.LinkCapabilities.LINK_ACTIVE_REPORTING),
+        associated=_associated(address, image, caps),
     )
+
+
+def _associated(collector: Address, image: bytes, caps: Capabilities) -> tuple[Address, ...]:
+    """Return the function 0 of every device whose errors the collector is told of, but for its own (§7.9.10.2)."""
+    bitmap = _field(image, r.ASSOCIATION_BITMAP, caps.event_collector) if caps.event_collector else 0
+    devices = (device for device in range(_DEVICES_PER_BUS) if bitmap >> device & 1 and device != collector.device)
+    return tuple(Address(collector.domain, collector.bus, device, 0) for device in devices)
 
 
 def capabilities_of(image: bytes) -> Capabilities:
@@ -84,6 +131,13 @@ def capabilities_of(image: bytes) -> Capabilities:
         aer=extended.get(r.ExtendedId.AER, 0),
         dpc=extended.get(r.ExtendedId.DPC, 0),
         serial_number=extended.get(r.ExtendedId.DEVICE_SERIAL_NUMBER, 0),
+        msi_x=plain.get(r.CapabilityId.MSI_X, 0),
+        event_collector=extended.get(r.ExtendedId.EVENT_COLLECTOR, 0),
+        acs=extended.get(r.ExtendedId.ACS, 0),
+        ari=extended.get(r.ExtendedId.ARI, 0),
+        ltr=extended.get(r.ExtendedId.LTR, 0),
+        resizable_bar=extended.get(r.ExtendedId.RESIZABLE_BAR, 0),
+        sriov=extended.get(r.ExtendedId.SRIOV, 0),
     )
 
 
@@ -139,10 +193,25 @@ def _registers(function: Function, image: bytes) -> Iterator[tuple[r.Register, i
         absent = _absent_from_express(function)
         yield from ((register, caps.express) for register in r.EXPRESS if register not in absent)
     if caps.aer:
-        yield from ((register, caps.aer) for register in (r.AER_ROOT if function.kind in _ROOTS else r.AER))
+        yield from ((register, caps.aer) for register in (r.AER_ROOT if function.kind.receives_errors else r.AER))
     if caps.dpc:
         extended = _field(image, r.DPC_CAPABILITIES, caps.dpc) & r.DpcCapabilities.RP_EXTENSIONS
         yield from ((register, caps.dpc) for register in (r.DPC_ROOT if extended else r.DPC))
+    for base, table in (
+        (caps.msi_x, r.MSI_X),
+        (caps.acs, r.ACS),
+        (caps.ari, r.ARI),
+        (caps.ltr, r.LTR),
+        (caps.resizable_bar, _resizable_bars(image, caps.resizable_bar)),
+        (caps.sriov, r.SRIOV),
+    ):
+        yield from ((register, base) for register in table if base)
+
+
+def _resizable_bars(image: bytes, base: int) -> tuple[r.Register, ...]:
+    """Return the control registers that there are: the first tells how many (§7.8.6.3)."""
+    count = (_field(image, r.RESIZABLE_BAR_CONTROL[0], base) & r.RESIZABLE_BARS) >> r.RESIZABLE_BARS_SHIFT
+    return r.RESIZABLE_BAR_CONTROL[:count] if base else ()
 
 
 def _msi(image: bytes, base: int) -> tuple[r.Register, ...]:
@@ -158,7 +227,7 @@ def _absent_from_express(function: Function) -> frozenset[r.Register]:
         absent |= _OF_LINKS
     if function.slot is None:
         absent |= _OF_SLOTS
-    if function.kind not in _ROOTS:
+    if not function.kind.receives_errors:
         absent |= _OF_ROOTS
     return absent
 
@@ -178,7 +247,7 @@ def _vectors(image: bytes, caps: Capabilities, kind: r.DeviceType) -> Vectors:
         if caps.express
         else 0
     )
-    is_root = bool(caps.aer) and kind in _ROOTS
+    is_root = bool(caps.aer) and kind.receives_errors
     aer = _field(image, r.ROOT_ERROR_STATUS, caps.aer) >> r.ROOT_ERROR_MESSAGE_SHIFT if is_root else 0
     dpc = _field(image, r.DPC_CAPABILITIES, caps.dpc) & r.DPC_MESSAGE if caps.dpc else 0
     return Vectors(hotplug=hotplug, aer=aer, dpc=dpc)

@@ -8,7 +8,7 @@ import msgspec
 
 from ._address import Address
 from ._identity import Identity
-from .registers import DeviceType, SlotCapabilities
+from .registers import COMMAND, VENDOR_ID, DeviceType, Register, SlotCapabilities
 
 
 class Capabilities(msgspec.Struct, frozen=True):
@@ -21,6 +21,13 @@ class Capabilities(msgspec.Struct, frozen=True):
     aer: int = 0
     dpc: int = 0
     serial_number: int = 0
+    msi_x: int = 0
+    event_collector: int = 0
+    acs: int = 0
+    ari: int = 0
+    ltr: int = 0
+    resizable_bar: int = 0
+    sriov: int = 0
 
 
 class Vectors(msgspec.Struct, frozen=True):
@@ -56,9 +63,42 @@ class Function(msgspec.Struct, frozen=True):
         return self.kind.is_downstream_port
 
     @property
+    def is_conventional_bridge(self) -> bool:
+        """A bridge to a conventional bus: its Secondary Bus Reset hits every device there, and there is no link."""
+        return self.kind is DeviceType.PCIE_TO_PCI_BRIDGE
+
+    @property
+    def presence(self) -> Register:
+        """The register that tells whether the function answers.
+
+        A virtual function gives FFFFh for its ids by rule (§9.3.4.1.1). Its Command tells instead, as in Linux
+        (pci_dev_wait): few bits of it can be set, so it is neither all ones nor the RRS vendor id.
+        """
+        return VENDOR_ID if self.physical is None else COMMAND
+
+    @property
     def hotplug_capable(self) -> bool:
         """A slot whose presence and link interrupts a lease must mask."""
         return self.slot is not None and SlotCapabilities.HOTPLUG_CAPABLE in self.slot
+
+
+def same_device(one: Function, other: Function) -> bool:
+    """Tell whether two functions are on the same device: they come and go together.
+
+    Usually that is the same device number. With ARI (§6.13) and SR-IOV (§9.2.1.2) the functions of one device take
+    the device numbers too, and virtual functions may stand on further buses: then everything on the link is one device.
+    """
+    if one.parent is not None and one.parent == other.parent and (_spreads(one) or _spreads(other)):
+        return True
+    a, b = one.address, other.address
+    if (a.domain, a.bus, a.device) == (b.domain, b.bus, b.device):
+        return True
+    return one.physical == b or other.physical == a or (one.physical is not None and one.physical == other.physical)
+
+
+def _spreads(function: Function) -> bool:
+    caps = function.capabilities
+    return bool(caps.ari or caps.sriov) or function.physical is not None
 
 
 class Topology(msgspec.Struct, frozen=True):
@@ -104,19 +144,20 @@ class Topology(msgspec.Struct, frozen=True):
         return tuple(found)
 
     def port_above(self, address: Address) -> Function | None:
-        """Return the nearest root port or switch downstream port above: the one whose reset reaches `address`."""
+        """Return the nearest root port or switch downstream port above: the one whose link leads to `address`."""
         return next((bridge for bridge in self.ancestors(address) if bridge.is_port), None)
 
     def lease_port(self, address: Address) -> Function | None:
-        """Return the port that a lease for `address` is taken on (DESIGN 4, Domains).
+        """Return the port or bridge that a lease for `address` is taken on (DESIGN 4, Domains).
 
-        A downstream port stands for itself; an endpoint or an upstream port for the port above. None where no port
-        is above (a root-complex integrated endpoint).
+        A downstream port stands for itself; an endpoint, an upstream port or a bridge for the port above; what is on a
+        conventional bus for the bridge to it. Its Secondary Bus Reset is the nearest that reaches `address`. None where
+        there is none (what is integrated into the root complex).
         """
         function = self.find(address)
-        if function is None:
-            return None
-        return function if function.is_port else self.port_above(address)
+        if function is None or function.is_port:
+            return function
+        return next((above for above in self.ancestors(address) if above.is_port or above.is_conventional_bridge), None)
 
     def domain(self, port: Address) -> tuple[Function, ...]:
         """Return the functions that a lease on `port` covers: the port and all below, parents before children."""

@@ -7,6 +7,7 @@ from typing import Final
 # --- Resets (PCIe Base r6.2 §6.6, §7.5.1.3.13; Linux drivers/pci/pci.c) ---
 SECONDARY_BUS_RESET_HOLD: Final = 0.002  # §7.5.1.3.13: Trst at least 1 ms; Linux holds 2 ms
 RESET_TO_FIRST_CONFIG: Final = 0.1  # §6.6.1: 100 ms before the first request after a conventional reset
+PCI_RESET_TO_FIRST_CONFIG: Final = 1.0  # PCI 3.0 §4.3.2: 2^25 clocks at 33 MHz behind a conventional bridge
 FLR_COMPLETION: Final = 0.1  # §6.6.2: a function completes its FLR within 100 ms
 PM_D3HOT_TO_D0: Final = 0.01  # PCI PM r1.2 §5.4: 10 ms
 

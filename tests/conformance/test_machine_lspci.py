@@ -10,6 +10,19 @@ import pytest
 
 from shared.pcie import registers as r
 from shared.protocol.requests import Injection
+from tests.unit.machine.everything_bench import (
+    BRIDGE,
+    COLLECTED,
+    COLLECTOR,
+    MUTE_PORT,
+    NIC,
+    NIC_PORT,
+    SCSI,
+    SECOND_NIC,
+    VIRTUAL,
+    Everything,
+    on_everything,
+)
 from tests.unit.machine.machine_bench import CARD, DISK, NESTED, PORT, SWITCH, UPPER, Bench, on_bench
 
 pytestmark = pytest.mark.skipif(shutil.which("lspci") is None, reason="lspci is missing: install pciutils")
@@ -95,3 +108,38 @@ async def test_an_event_decodes_as_what_it_was(bench: Bench) -> None:
     assert "PresDet- Interlock-" in line(port, "SltSta")
     assert "Changed: MRL- PresDet+ LinkState+" in line(port, "SltSta")
     assert "DLActive-" in line(port, "LnkSta")
+
+
+@on_everything
+async def test_one_of_every_kind_of_hardware_decodes(bench: Everything) -> None:
+    texts = decoded(bench)
+
+    assert len(texts) == len(bench.machine.enumerate())
+    assert "PCI-Express to PCI/PCI-X Bridge" in texts[str(BRIDGE)]
+    assert "AFCap: TP+ FLR+" in " ".join(texts[str(SCSI)].split())
+    assert "Express" not in texts[str(SCSI)]
+
+    collector = texts[str(COLLECTOR)]
+    assert "Root Complex Event Collector" in collector
+    assert "RCiEP at Device(s): 11-13" in line(collector, "RCiEPBitmap")
+    assert "[none]" in line(collector, "AssociatedBusNumbers")
+    assert "CERptEn+ NFERptEn+ FERptEn+" in line(collector, "RootCmd")
+    assert "Root Complex Integrated Endpoint" in texts[str(COLLECTED)]
+
+    nic = texts[str(NIC)]
+    assert "Next Function: 1" in line(nic, "ARICap")
+    assert "Enable+" in line(nic, "IOVCtl")
+    assert "MSE+ ARIHierarchy+" in line(nic, "IOVCtl")
+    assert "Initial VFs: 8, Total VFs: 8, Number of VFs: 4, Function Dependency Link: 00" in nic
+    assert "VF offset: 16, stride: 1, Device ID: 154c" in nic
+    assert "MSI-X: Enable- Count=129 Masked-" in nic
+    assert "SrcValid+" in line(nic, "ACSCap")
+    assert "Max snoop latency: 0ns" in nic
+    assert "Number of VFs: 0" in texts[str(SECOND_NIC)]
+    assert "ffff:ffff (rev 02)" in texts[str(VIRTUAL[0])]
+    assert "ARIFwd+" in line(texts[str(NIC_PORT)], "DevCtl2")
+
+    mute = texts[str(MUTE_PORT)]
+    assert "LLActRep-" in line(mute, "LnkCap")
+    assert "DLActive-" in line(mute, "LnkSta")
+    assert "CRSVisible-" in line(mute, "RootCap")

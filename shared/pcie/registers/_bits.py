@@ -21,7 +21,9 @@ class ExtendedId(IntEnum):
 
     AER = 0x0001
     DEVICE_SERIAL_NUMBER = 0x0003
+    EVENT_COLLECTOR = 0x0007
     ACS = 0x000D
+    ARI = 0x000E
     SRIOV = 0x0010
     RESIZABLE_BAR = 0x0015
     LTR = 0x0018
@@ -45,6 +47,11 @@ class DeviceType(IntEnum):
     def is_downstream_port(self) -> bool:
         """A port whose link leads away from the root: the only kind that has slots, containment and a link below."""
         return self in {DeviceType.ROOT_PORT, DeviceType.DOWNSTREAM_PORT}
+
+    @property
+    def receives_errors(self) -> bool:
+        """A function at which error messages end: it has root error registers, if it has AER (§7.8.4.9)."""
+        return self in {DeviceType.ROOT_PORT, DeviceType.ROOT_COMPLEX_EVENT_COLLECTOR}
 
     @property
     def is_bridge(self) -> bool:
@@ -112,6 +119,18 @@ class DeviceStatus(IntFlag):
     FATAL_DETECTED = 0x0004
     UNSUPPORTED_REQUEST_DETECTED = 0x0008
     TRANSACTIONS_PENDING = 0x0020
+
+
+class DeviceCapabilities2(IntFlag):
+    """§7.5.3.15."""
+
+    ARI_FORWARDING_SUPPORTED = 0x0000_0020
+
+
+class DeviceControl2(IntFlag):
+    """§7.5.3.16."""
+
+    ARI_FORWARDING_ENABLE = 0x0020
 
 
 class LinkCapabilities(IntFlag):
@@ -361,3 +380,21 @@ class MsiControl(IntFlag):
     ENABLE = 0x0001
     MULTIPLE_CAPABLE_32 = 0x000A  # field 3:1 = 101b: 32 vectors
     ADDRESS_64 = 0x0080
+
+
+AF_FUNCTION_LEVEL_RESET: Final = 0x02  # of AF Capabilities (Advanced Capabilities for Conventional PCI ECN, 2006)
+AF_INITIATE_FLR: Final = 0x01  # of AF Control
+
+
+class SriovControl(IntFlag):
+    """§9.3.3.3."""
+
+    VF_ENABLE = 0x0001
+    VF_MEMORY_SPACE = 0x0008
+    ARI_CAPABLE_HIERARCHY = 0x0010
+
+
+NO_VENDOR: Final = 0xFFFF  # §9.3.4.1.1: Vendor and Device ID of a virtual function
+ARI_NEXT_FUNCTION_SHIFT: Final = 8  # of ARI Capability (§7.8.8.2)
+RESIZABLE_BARS_SHIFT: Final = 5  # of the first Resizable BAR Control (§7.8.6.3): how many BARs there are
+RESIZABLE_BARS: Final = 0x00E0

@@ -168,3 +168,62 @@ DPC_ROOT: Final = (
     *DPC, RP_PIO_STATUS, RP_PIO_MASK, RP_PIO_SEVERITY, RP_PIO_SYSERROR, RP_PIO_EXCEPTION, *RP_PIO_HEADER_LOG,
 )  # fmt: skip
 DPC_SIZE: Final = 0x40
+
+# Initiate FLR reads as zero; the machine acts on the write.
+AF_LENGTH: Final = Register("AF Length", 0x02, 1, "AF ECN 2")
+AF_CAPABILITIES: Final = Register("AF Capabilities", 0x03, 1, "AF ECN 2")
+AF_CONTROL: Final = Register("AF Control", 0x04, 1, "AF ECN 2")
+AF_STATUS: Final = Register("AF Status", 0x05, 1, "AF ECN 2")
+ADVANCED_FEATURES: Final = (AF_LENGTH, AF_CAPABILITIES, AF_CONTROL, AF_STATUS)
+ADVANCED_FEATURES_SIZE: Final = 0x06
+
+MSI_X_CONTROL: Final = Register("MSI-X Message Control", 0x02, 2, "7.7.2.2", rw=0xC000, restored=_ENABLES)
+MSI_X_TABLE: Final = Register("MSI-X Table Offset and BAR", 0x04, 4, "7.7.2.3")
+MSI_X_PENDING: Final = Register("MSI-X Pending Bits Offset and BAR", 0x08, 4, "7.7.2.4")
+MSI_X: Final = (MSI_X_CONTROL, MSI_X_TABLE, MSI_X_PENDING)
+
+# One bit for each device number of the bus whose integrated endpoints report here.
+ASSOCIATION_BITMAP: Final = Register("RCEC Association Bitmap", 0x04, 4, "7.9.10.2")
+ASSOCIATED_BUSES: Final = Register("RCEC Associated Bus Numbers", 0x08, 4, "7.9.10.3")
+EVENT_COLLECTOR: Final = (ASSOCIATION_BITMAP, ASSOCIATED_BUSES)
+EVENT_COLLECTOR_SIZE: Final = 0x0C
+
+ACS_CAPABILITIES: Final = Register("ACS Capability", 0x04, 2, "7.7.11.2")
+ACS_CONTROL: Final = Register("ACS Control", 0x06, 2, "7.7.11.3", rw=0x007F, restored=_CAPABILITIES)
+ACS: Final = (ACS_CAPABILITIES, ACS_CONTROL)
+ACS_SIZE: Final = 0x08
+
+ARI_CAPABILITIES: Final = Register("ARI Capability", 0x04, 2, "7.8.8.2")
+ARI_CONTROL: Final = Register("ARI Control", 0x06, 2, "7.8.8.3", rw=0x0073, restored=_CAPABILITIES)
+ARI: Final = (ARI_CAPABILITIES, ARI_CONTROL)
+ARI_SIZE: Final = 0x08
+
+LTR_SNOOP: Final = Register("Max Snoop Latency", 0x04, 2, "7.8.2.2", rw=0x1FFF, restored=_CAPABILITIES)
+LTR_NO_SNOOP: Final = Register("Max No-Snoop Latency", 0x06, 2, "7.8.2.3", rw=0x1FFF, restored=_CAPABILITIES)
+LTR: Final = (LTR_SNOOP, LTR_NO_SNOOP)
+LTR_SIZE: Final = 0x08
+
+# A function has one to six of these, as the first one says.
+RESIZABLE_BAR_CONTROL: Final = tuple(
+    Register(f"Resizable BAR Control {n}", 0x08 + 8 * n, 4, "7.8.6.3", rw=0x0000_3F00, restored=_SIZES)
+    for n in range(6)
+)
+
+SRIOV_CAPABILITIES: Final = Register("SR-IOV Capabilities", 0x04, 4, "9.3.3.2")
+# The number of VFs is fixed while they are enabled, so it is restored before the control register enables them.
+SRIOV_CONTROL: Final = Register("SR-IOV Control", 0x08, 2, "9.3.3.3", rw=0x0019, restored=_ENABLES)
+SRIOV_STATUS: Final = Register("SR-IOV Status", 0x0A, 2, "9.3.3.4")
+INITIAL_VFS: Final = Register("InitialVFs", 0x0C, 2, "9.3.3.5")
+TOTAL_VFS: Final = Register("TotalVFs", 0x0E, 2, "9.3.3.6")
+NUM_VFS: Final = Register("NumVFs", 0x10, 2, "9.3.3.7", rw=_WORD, restored=_CAPABILITIES)
+VF_DEPENDENCY: Final = Register("Function Dependency Link", 0x12, 1, "9.3.3.8")
+FIRST_VF_OFFSET: Final = Register("First VF Offset", 0x14, 2, "9.3.3.9")
+VF_STRIDE: Final = Register("VF Stride", 0x16, 2, "9.3.3.10")
+VF_DEVICE_ID: Final = Register("VF Device ID", 0x1A, 2, "9.3.3.11")
+SUPPORTED_PAGE_SIZES: Final = Register("Supported Page Sizes", 0x1C, 4, "9.3.3.12")
+SYSTEM_PAGE_SIZE: Final = Register("System Page Size", 0x20, 4, "9.3.3.13", rw=_DWORD, restored=_CAPABILITIES)
+SRIOV: Final = (
+    SRIOV_CAPABILITIES, SRIOV_CONTROL, SRIOV_STATUS, INITIAL_VFS, TOTAL_VFS, NUM_VFS, VF_DEPENDENCY, FIRST_VF_OFFSET,
+    VF_STRIDE, VF_DEVICE_ID, SUPPORTED_PAGE_SIZES, SYSTEM_PAGE_SIZE,
+)  # fmt: skip
+SRIOV_SIZE: Final = 0x40

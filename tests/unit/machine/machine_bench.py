@@ -34,6 +34,7 @@ dpc = {dpc}
 rp_busy_s = {rp_busy_s}
 slot = {{ number = 41, {slot} }}
 vectors = {{ hotplug = 0, aer = 1, dpc = 2 }}
+{more}
 
 [[function]]
 address = "0000:01:00.0"
@@ -83,9 +84,12 @@ class = 0x020000
 class Bench:
     """A machine, what it raised, and registers by name."""
 
-    def __init__(self, *, dpc: bool = True, rp_busy_s: float = 0.0, slot: str = "") -> None:
-        text = TOPOLOGY.format(dpc=str(dpc).lower(), rp_busy_s=rp_busy_s, slot=slot or "hotplug = true")
-        self.machine = Machine(parse(text))
+    def __init__(
+        self, *, dpc: bool = True, rp_busy_s: float = 0.0, slot: str = "", firmware_first: bool = False, more: str = ""
+    ) -> None:
+        """`more` are lines of the first port's table."""
+        text = TOPOLOGY.format(dpc=str(dpc).lower(), rp_busy_s=rp_busy_s, slot=slot or "hotplug = true", more=more)
+        self.machine = Machine(parse(f"firmware_first = {str(firmware_first).lower()}\n{text}"))
         self.raised: list[tuple[Address, int]] = []
         self.machine.listen(lambda port, vector: self.raised.append((port, vector)))
         self._functions: dict[Address, Function] = {}

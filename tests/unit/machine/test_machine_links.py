@@ -234,3 +234,16 @@ def test_an_access_outside_the_config_space_is_refused(offset: int) -> None:
             bench.machine.read(DISK, offset, 4)
 
     scenario()
+
+
+@on_bench()
+async def test_a_card_that_is_waited_for_answers_as_soon_as_it_is_told_to_be_quick(bench: Bench) -> None:
+    bench.inject(Injection.SLOW_READY, PORT, for_s=1000.0)
+    assert bench.answers(DISK)  # it is ready already
+    for on in (True, False):
+        bench.turn(PORT, r.BRIDGE_CONTROL, SBR, on=on)
+    await asyncio.sleep(LONG_S)
+    assert bench.link_active()
+    assert not bench.answers(DISK)
+    bench.inject(Injection.SLOW_READY, PORT)
+    assert bench.answers(DISK)

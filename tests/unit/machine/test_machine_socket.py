@@ -175,6 +175,19 @@ async def test_a_driver_without_callbacks_says_so_and_a_hanging_one_delays_nobod
     assert not hanging.done()
 
 
+@pytest.mark.parametrize("slowness", [{"never": ["resume"]}, {"delay_s": 1000.0}])
+async def test_a_driver_put_in_the_place_of_one_that_hangs_answers_what_that_one_was_asked(
+    bus: FakeBus, slowness: dict[str, Any]
+) -> None:
+    await inject(bus, Inject(what=Injection.DRIVER, target=DISK, driver=slowness))
+    hanging = call(bus, DISK, DriverStep.RESUME)
+    await call(bus, CARD, DriverStep.RESUME)
+    assert not hanging.done()
+    quick = {"name": "nvme2", "never": False, "delay_s": 0.0}
+    await inject(bus, Inject(what=Injection.DRIVER, target=DISK, driver=quick))
+    assert await hanging == DriverAnswer(vote=Vote.NONE, driver="nvme2", has_callbacks=True)
+
+
 async def test_p9_a_call_that_arrives_again_is_the_same_call(bus: FakeBus) -> None:
     await inject(bus, Inject(what=Injection.DRIVER, target=DISK, driver={"delay_s": 0.05}))
     calls = [call(bus, DISK, DriverStep.ERROR_DETECTED, lease="r-1", token=1) for _ in range(2)]

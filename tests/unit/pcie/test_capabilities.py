@@ -5,7 +5,17 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.pcie import Address, Capabilities, ConfigSpace, capabilities_of, describe, identity_of, restorable
+from shared.pcie import (
+    Address,
+    Capabilities,
+    ConfigSpace,
+    capabilities_of,
+    describe,
+    describe_virtual,
+    identity_of,
+    restorable,
+    virtual_functions,
+)
 from shared.pcie import registers as r
 
 HERE = Address.parse("0000:02:00.0")
@@ -118,3 +128,98 @@ def test_a_switch_port_restores_nothing_that_only_roots_have() -> None:
     assert AER_AT + r.ROOT_ERROR_COMMAND.offset not in offsets
     assert EXPRESS_AT + r.ROOT_CONTROL.offset not in offsets
     assert EXPRESS_AT + r.SLOT_CONTROL.offset in offsets
+
+
+SRIOV_AT, REBAR_AT, COLLECTOR_AT = 0x200, 0x260, 0x280
+
+
+def card_image(*, control: int = 1, number: int = 3, offset: int = 4, stride: int = 2) -> bytes:
+    """Return the image of a physical function with two resizable BARs."""
+    space = ConfigSpace()
+    values = {
+        r.VENDOR_ID: 0x8086,
+        r.DEVICE_ID: 0x1572,
+        r.STATUS: 0x10,
+        r.REVISION_AND_CLASS: 0x0200_0001,
+        r.SRIOV_CONTROL: control,
+        r.TOTAL_VFS: 8,
+        r.NUM_VFS: number,
+        r.FIRST_VF_OFFSET: offset,
+        r.VF_STRIDE: stride,
+        r.VF_DEVICE_ID: 0x154C,
+        r.RESIZABLE_BAR_CONTROL[0]: 2 << 5 | 7 << 8,
+        r.RESIZABLE_BAR_CONTROL[1]: 2 | 9 << 8,
+    }
+    bars = r.RESIZABLE_BAR_CONTROL[:2]
+    for registers, base in ((r.TYPE0, 0), (r.EXPRESS, EXPRESS_AT), (r.SRIOV, SRIOV_AT), (bars, REBAR_AT)):
+        for register in registers:
+            space.place(register, values.get(register, 0), base)
+    space.set(r.CAPABILITY_POINTER, 1, EXPRESS_AT)
+    space.set(EXPRESS_AT, 2, r.CapabilityId.EXPRESS)
+    space.set(0x100, 4, r.ExtendedId.ARI | 1 << 16 | SRIOV_AT << 20)
+    space.set(SRIOV_AT, 4, r.ExtendedId.SRIOV | 1 << 16 | REBAR_AT << 20)
+    space.set(REBAR_AT, 4, r.ExtendedId.RESIZABLE_BAR | 1 << 16)
+    return space.image()
+
+
+def virtual_addresses(image: bytes, here: Address = HERE) -> list[str]:
+    function = describe(here, image, None)
+    assert function is not None
+    return [str(address) for address in virtual_functions(function, image)]
+
+
+def test_virtual_functions_stand_where_offset_and_stride_say() -> None:
+    assert virtual_addresses(card_image()) == ["0000:02:00.4", "0000:02:00.6", "0000:02:01.0"]
+    assert virtual_addresses(card_image(offset=255, stride=1)) == ["0000:02:1f.7", "0000:03:00.0", "0000:03:00.1"]
+
+
+def test_there_are_no_virtual_functions_but_those_that_are_enabled_and_exist() -> None:
+    assert virtual_addresses(card_image(control=0)) == []
+    assert virtual_addresses(card_image(number=0)) == []
+    assert len(virtual_addresses(card_image(number=0xFFFF))) == 8
+    assert virtual_addresses(port_image()) == []
+
+
+def test_p9_numbers_that_lead_off_the_last_bus_name_nobody() -> None:
+    last = Address.parse("0000:ff:1f.6")
+    assert virtual_addresses(card_image(offset=1, stride=1), last) == ["0000:ff:1f.7"]
+
+
+def test_a_virtual_function_is_described_by_its_physical_one() -> None:
+    image = card_image()
+    physical = describe(HERE, image, None)
+    assert physical is not None
+    own = bytearray(image)
+    own[0:4] = b"\xff\xff\xff\xff"
+    address = Address.parse("0000:02:00.4")
+    one = describe_virtual(address, bytes(own), physical, image)
+    assert one is not None
+    assert one.physical == HERE
+    assert (one.identity.vendor, one.identity.device, one.identity.class_code) == (0x8086, 0x154C, 0x020000)
+    assert describe_virtual(address, b"\xff" * r.CONFIG_SPACE_SIZE, physical, image) is None
+
+
+def test_resizable_bars_are_restored_before_bars_and_the_number_of_virtual_functions_before_their_enable() -> None:
+    """DESIGN 5, coordinator: Resizable BAR before BARs, SR-IOV, ..., command last."""
+    image = card_image()
+    function = describe(HERE, image, None)
+    assert function is not None
+    rows = restorable(function, image)
+    offsets = [offset for offset, _, _ in rows]
+    sizes = [REBAR_AT + register.offset for register in r.RESIZABLE_BAR_CONTROL]
+    assert [offset for offset in offsets if offset in sizes] == sizes[:2], "as many as the first one says"
+    assert offsets.index(sizes[1]) < offsets.index(r.BAR[0].offset)
+    assert offsets.index(SRIOV_AT + r.NUM_VFS.offset) < offsets.index(SRIOV_AT + r.SRIOV_CONTROL.offset)
+    assert {offset: value for offset, _, value in rows}[sizes[0]] == 7 << 8, "the size, and no bits that are fixed"
+    assert offsets[-1] == r.COMMAND.offset
+
+
+def test_a_collector_names_the_devices_of_its_bitmap_without_its_own() -> None:
+    space = ConfigSpace()
+    for register, value in ((r.VENDOR_ID, 0x8086), (r.DEVICE_ID, 1), (r.ASSOCIATION_BITMAP, 1 << 31 | 1 << 12 | 1)):
+        space.place(register, value, COLLECTOR_AT if register is r.ASSOCIATION_BITMAP else 0)
+    space.set(0x100, 4, r.ExtendedId.LTR | 1 << 16 | COLLECTOR_AT << 20)
+    space.set(COLLECTOR_AT, 4, r.ExtendedId.EVENT_COLLECTOR | 2 << 16)
+    function = describe(Address.parse("0000:05:0c.0"), space.image(), None)
+    assert function is not None
+    assert [str(address) for address in function.associated] == ["0000:05:00.0", "0000:05:1f.0"]

@@ -5,10 +5,14 @@ them over the bus under its token, the fabric at the hardware, a test over a bar
 """
 
 from ._close import LeaseClosed, SlotClosed, Verdict, close_lease, close_slot
+from ._degraded import link_read, links_now, saved_link
 from ._effects import Do, Effect, Logic, Note, Pause, Step, modify, read, values, write
 from ._forward import PortOutcome, Verified, roll_forward, settle
-from ._link import Bounds, PortState, look_at
+from ._hopeless import hopeless
+from ._link import Bounds, PortState, hold_down, look_at
 from ._port import PortView, port_reads, port_view
+from ._quiet import found_reporting, hush, quiet_registers, silenced
+from ._restore import is_firmwares
 from ._verify import Finding, command_read, find, identify, identity_reads, verify
 
 __all__ = [
@@ -31,15 +35,25 @@ __all__ = [
     "close_slot",
     "command_read",
     "find",
+    "found_reporting",
+    "hold_down",
+    "hopeless",
+    "hush",
     "identify",
     "identity_reads",
+    "is_firmwares",
+    "link_read",
+    "links_now",
     "look_at",
     "modify",
     "port_reads",
     "port_view",
+    "quiet_registers",
     "read",
     "roll_forward",
+    "saved_link",
     "settle",
+    "silenced",
     "values",
     "verify",
     "write",

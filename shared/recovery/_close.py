@@ -7,6 +7,10 @@ look. A status that latches after the last look raises its interrupt when the en
 
 **Why a change is left latched.** The latch is hotplug's evidence. Restoring the enable over it raises the interrupt
 that the lease had held back, and hotplug acts on the change once, after the lease (P4).
+
+**What stays down.** A port that goes into quarantine, or was in it before the lease came, is not verified, and nor is
+what is behind it. Of its slot only Presence Detect Changed is restored: DLLSC says what we did, and so does PDC where
+presence follows the link, so these are cleared. Surprise Down stays masked.
 """
 
 from __future__ import annotations
@@ -16,13 +20,15 @@ from typing import Final
 
 import msgspec
 
-from shared.pcie import Address, Function, Topology, answered
+from shared.pcie import Address, Function, IdentityField, Topology, answered
 from shared.pcie import registers as reg
 from shared.pcie.errors import PROVOKED_CORRECTABLE, PROVOKED_UNCORRECTABLE
 from shared.protocol.fabric import FunctionOutcome, Lease, Operation, Result, SavedFunction, SavedSlot
 
+from ._degraded import degraded_ports, marked
 from ._effects import Do, Logic, modify, read, values, write
 from ._port import port_reads, port_view
+from ._quiet import speak
 from ._verify import Finding, verify
 
 ROUNDS_MAX: Final = 5  # DESIGN 4: clear and look again, five times at most
@@ -36,6 +42,7 @@ class Verdict(StrEnum):
     LEAVE = "leave"  # restore the enables, keep every latch: hotplug will act
     CLEAR = "clear"  # clear the latches and what the reset provoked, then look again
     RESTORE = "restore"  # restore the enables: nothing is latched
+    HOLD = "hold"  # the port stays down, in quarantine: restore Presence Detect Changed alone
 
 
 class Seen(msgspec.Struct, frozen=True):
@@ -123,29 +130,80 @@ class _Look(msgspec.Struct, frozen=True):
     findings: tuple[Finding, ...]
 
 
-def close_lease(lease: Lease, topology: Topology) -> Logic[LeaseClosed]:
-    """Close every slot of the lease, deepest first, then say what became of each function."""
+def close_lease(lease: Lease, topology: Topology, quarantine: tuple[Address, ...] = ()) -> Logic[LeaseClosed]:
+    """Close every slot of the lease, deepest first, then say what became of each function.
+
+    `quarantine`: ports that stay down from now on; those of `lease.quarantined` do already. May run twice.
+    """
+    down = {*quarantine, *lease.quarantined}
+    behind_down = {function.address for port in down for function in topology.below(port)}
+    functions = tuple(one for one in lease.functions if one.address not in behind_down)
     slots = []
     for slot in sorted(lease.slots, key=lambda one: len(topology.ancestors(one.port)), reverse=True):
+        if slot.port in behind_down:
+            continue  # nothing there can be reached; the quarantine's record keeps it
+        if slot.port in down:
+            slots.append((yield from _hold_slot(slot, topology)))
+            continue
         behind = {function.address for function in topology.below(slot.port)}
-        saved = tuple(one for one in lease.functions if one.address in behind)
-        slots.append((yield from close_slot(slot, saved, topology)))
-    findings = yield from verify(lease.functions, topology)
+        saved = tuple(one for one in functions if one.address in behind)
+        slots.append((yield from close_slot(slot, saved, topology, lease=lease)))
+    findings = yield from verify(functions, topology, accept=lease.accept)
     outcomes: list[FunctionOutcome] = []
     for finding in findings:
         outcome = yield from _outcome(finding, topology)
         outcomes.append(outcome)
-    return LeaseClosed(slots=tuple(slots), outcomes=tuple(outcomes))
+    lesser = yield from degraded_ports(lease.links, topology)
+    judged = {outcome.function: outcome for outcome in marked(outcomes, lesser, topology)}
+    for quiet in lease.quiet:
+        function = topology.find(quiet.function)
+        if function is not None:
+            yield Do(speak(function, quiet))
+    return LeaseClosed(
+        slots=tuple(slots),
+        outcomes=tuple(
+            judged.get(one.address) or FunctionOutcome(function=one.address, result=Result.QUARANTINED)
+            for one in lease.functions
+        ),
+    )
 
 
-def close_slot(slot: SavedSlot, saved: tuple[SavedFunction, ...], topology: Topology) -> Logic[SlotClosed]:
-    """Close one slot: look, judge, clear, look again, restore exactly what was masked. May run twice."""
+def _hold_slot(slot: SavedSlot, topology: Topology) -> Logic[SlotClosed]:
+    """Leave the slot of a port that stays down with Presence Detect Changed as it was found, and nothing else."""
+    port = topology.find(slot.port)
+    done = SlotClosed(port=slot.port, row="Q1", verdict=Verdict.HOLD, because="the port is in quarantine", rounds=0)
+    look = _Look(None, 0, link_active=False, surprise_down=False, findings=())
+    if port is not None:
+        look = yield from _look(port, (), topology, _Terms())
+    if port is None or look.status is None:
+        return msgspec.structs.replace(done, row="Q2", verdict=Verdict.DROP, because="the port does not answer")
+    ours = reg.SlotStatus.LINK_STATE_CHANGED
+    if not look.control & reg.SlotControl.IN_BAND_PRESENCE_DISABLE:
+        ours |= reg.SlotStatus.PRESENCE_CHANGED
+    cleared = look.status & ours
+    if cleared:
+        yield Do((write(port.address, port.capabilities.express + reg.SLOT_STATUS.offset, 2, cleared),))
+    enables = slot.enables & int(reg.SlotControl.PRESENCE_CHANGED_ENABLE)
+    # Where the mask is the firmware's, it is put back while it may be: who lifts the quarantine may not.
+    masked = slot.surprise_down_masked if topology.firmware_first else None
+    yield Do(_restore(port, SavedSlot(port=slot.port, enables=enables, surprise_down_masked=masked)))
+    return msgspec.structs.replace(done, cleared=cleared, latched=look.status & _CHANGED & ~ours, enables=enables)
+
+
+def close_slot(
+    slot: SavedSlot, saved: tuple[SavedFunction, ...], topology: Topology, *, lease: Lease | None = None
+) -> Logic[SlotClosed]:
+    """Close one slot: look, judge, clear, look again, restore exactly what was masked. May run twice.
+
+    `lease` says what may differ, and whether errors are the firmware's.
+    """
+    terms = _Terms() if lease is None else _Terms(lease.accept, lease.firmware_owned)
     port = topology.find(slot.port)
     rounds, cleared, presence = 0, 0, False
     while True:
         look = _Look(None, 0, link_active=False, surprise_down=False, findings=())
         if port is not None:
-            look = yield from _look(port, saved, topology)
+            look = yield from _look(port, saved, topology, terms)
         status = look.status or 0
         presence = presence or bool(status & reg.SlotStatus.PRESENCE_CHANGED)
         row = judge(
@@ -164,7 +222,7 @@ def close_slot(slot: SavedSlot, saved: tuple[SavedFunction, ...], topology: Topo
         if row.verdict is Verdict.DROP or port is None:
             return done
         if row.verdict is Verdict.CLEAR:
-            yield from _clear(port, status & _CHANGED, saved, topology)
+            yield from _clear(port, status & _CHANGED, saved, topology, terms)
             rounds, cleared = rounds + 1, cleared | status & _CHANGED
             continue
         yield Do(_restore(port, slot))
@@ -176,10 +234,17 @@ def close_slot(slot: SavedSlot, saved: tuple[SavedFunction, ...], topology: Topo
         )
 
 
-def _look(port: Function, saved: tuple[SavedFunction, ...], topology: Topology) -> Logic[_Look]:
+class _Terms(msgspec.Struct, frozen=True):
+    """What a lease says about closing."""
+
+    accept: tuple[IdentityField, ...] = ()
+    firmware_owned: bool = False
+
+
+def _look(port: Function, saved: tuple[SavedFunction, ...], topology: Topology, terms: _Terms) -> Logic[_Look]:
     """Verify first, read the latches last: what latches in between is then seen."""
-    findings = yield from verify(saved, topology)
-    express, aer = port.capabilities.express, port.capabilities.aer
+    findings = yield from verify(saved, topology, accept=terms.accept)
+    express, aer = port.capabilities.express, 0 if terms.firmware_owned else port.capabilities.aer
     operations = [
         read(port.address, express + reg.SLOT_CONTROL.offset, 2),
         read(port.address, express + reg.LINK_STATUS.offset, 2),
@@ -210,12 +275,15 @@ def _holds(port: Function | None, look: _Look) -> bool:
     return linked and all(finding.holds for finding in look.findings)
 
 
-def _clear(port: Function, latched: int, saved: tuple[SavedFunction, ...], topology: Topology) -> Logic[None]:
+def _clear(
+    port: Function, latched: int, saved: tuple[SavedFunction, ...], topology: Topology, terms: _Terms
+) -> Logic[None]:
     """Clear what was seen latched, and what a reset provokes by itself at the port and below. Other errors stay."""
     operations = []
     if latched:
         operations.append(write(port.address, port.capabilities.express + reg.SLOT_STATUS.offset, 2, latched))
-    for address in (port.address, *(one.address for one in saved)):
+    errors = () if terms.firmware_owned else (port.address, *(one.address for one in saved))
+    for address in errors:
         function = topology.find(address)
         if function is not None and function.capabilities.aer:
             operations.extend(_clear_provoked(address, function.capabilities.aer))
@@ -247,7 +315,8 @@ def _outcome(finding: Finding, topology: Topology) -> Logic[FunctionOutcome]:
     One that was reset after it had been restored has failed: hotplug finds the change latched, and sets it up anew.
     """
     if finding.same:
-        return FunctionOutcome(function=finding.function, result=Result.FAILED if finding.unset else Result.RECOVERED)
+        result = Result.FAILED if finding.unset else Result.RECOVERED
+        return FunctionOutcome(function=finding.function, result=result, differs=tuple(sorted(finding.accepted)))
     if finding.answers:
         differs = tuple(sorted(finding.differs))
         return FunctionOutcome(function=finding.function, result=Result.REPLACED, differs=differs)

@@ -29,6 +29,7 @@ class Step(StrEnum):
     RESTORE = "restore"  # config space is being written back, top-down
     ERRORS = "errors"  # error status, readable again, is being published and then cleared
     VERIFY = "verify"  # identities are compared; no joining from here on
+    QUARANTINE = "quarantine"  # ports that do not come up again are being held down for good
     SLOT_RESET = "slot_reset"  # drivers are told that their device was reset
     RESUME = "resume"  # drivers go on
     CLOSE = "close"  # the fabric verifies, drains, unmasks and retires

@@ -12,13 +12,11 @@ from typing import Any, Final
 
 import msgspec
 
-from shared.pcie import Function, answered, timing
+from shared.pcie import Function, IdentityField, answered, same_device, timing
 from shared.pcie.registers import (
     BRIDGE_CONTROL,
     DPC_STATUS,
     LINK_CONTROL,
-    RRS_VENDOR_ID,
-    VENDOR_ID,
     BridgeControl,
     DpcStatus,
     LinkControl,
@@ -27,7 +25,9 @@ from shared.pcie.registers import (
 from ._effects import Do, Logic, Note, Pause, Step, modify, read, values, write
 from ._port import PortView, port_reads, port_view
 from ._restore import Known
+from ._verify import is_ready, presence_read
 
+_DEVICE_ID_SHIFT: Final = 16
 PROGRESS_EVERY: Final = 1.0  # seconds between two notes of one wait
 
 
@@ -48,6 +48,8 @@ class PortState(StrEnum):
     BUSY = "busy"  # RP Busy did not clear: containment could not be released
     NO_ANSWER = "no_answer"  # the port itself cannot be reached
     LOST = "lost"  # the link went down again while its functions were awaited: to be released and awaited anew
+    FIRMWARE = "firmware"  # contained, and only the firmware may have it released
+    UNSTABLE = "unstable"  # it was up and went down again, as often as it was tried
 
 
 def look_at(port: Function) -> Logic[PortView | None]:
@@ -55,10 +57,13 @@ def look_at(port: Function) -> Logic[PortView | None]:
     return port_view(port, values((yield Do(port_reads(port)))))
 
 
-def release(port: Function, *, clear_disable: bool, grace_s: float = 0.0) -> Logic[PortState]:
+def release(
+    port: Function, *, clear_disable: bool, grace_s: float = 0.0, firmware_owned: bool = False
+) -> Logic[PortState]:
     """Clear Secondary Bus Reset, Link Disable and containment, in this order. UP: nothing holds the link down.
 
     `grace_s`: how long to leave containment to a recovery, which would absorb the lease that runs this.
+    `firmware_owned`: containment is not for this lease to release at all.
     """
     view = yield from look_at(port)
     if view is None:
@@ -76,8 +81,37 @@ def release(port: Function, *, clear_disable: bool, grace_s: float = 0.0) -> Log
         view = yield from look_at(port)
         if view is None:
             return PortState.NO_ANSWER
+    if view.contained and firmware_owned:
+        return PortState.FIRMWARE
     if view.contained:
         return (yield from _release_containment(port, view))
+    return PortState.UP
+
+
+def hold_down(port: Function) -> Logic[None]:
+    """Disable the link of a quarantined port if nothing holds it down any more: a reset from above let go of it.
+
+    Containment outlives such a reset (DPC Trigger Status is sticky, §7.9.14.4), Link Disable does not.
+    """
+    view = yield from look_at(port)
+    if view is None or view.contained or view.disabled:
+        return
+    bit = int(LinkControl.LINK_DISABLE)
+    offset = port.capabilities.express + LINK_CONTROL.offset
+    yield Do((modify(port.address, offset, LINK_CONTROL.width, mask=bit, value=bit),))
+
+
+def release_bus(bridge: Function) -> Logic[PortState]:
+    """Clear Secondary Bus Reset of a bridge that is no port, and wait as its conventional bus asks. It has no link."""
+    at, width = BRIDGE_CONTROL.offset, BRIDGE_CONTROL.width
+    (control,) = values((yield Do((read(bridge.address, at, width),))))
+    if not answered(control):
+        return PortState.NO_ANSWER
+    bit = int(BridgeControl.SECONDARY_BUS_RESET)
+    if control & bit:
+        yield Pause(timing.SECONDARY_BUS_RESET_HOLD, "reset held")
+        yield Do((modify(bridge.address, at, width, mask=bit, value=0),))
+        yield Pause(timing.PCI_RESET_TO_FIRST_CONFIG, "first request after a conventional reset")
     return PortState.UP
 
 
@@ -107,7 +141,10 @@ def _release_containment(port: Function, view: PortView) -> Logic[PortState]:
 
 
 def await_link(port: Function, bounds: Bounds) -> Logic[PortState]:
-    """Wait for the link: once as it is, and where a card is present once more after a retrain."""
+    """Wait for the link: once as it is, and where a card is present once more after a retrain.
+
+    A port that does not report its link is given the whole time; whether somebody is there is asked afterwards.
+    """
     if not port.link_active_reporting:
         yield Pause(bounds.link_s, "link, which the port does not report")
         return PortState.UP
@@ -140,32 +177,49 @@ def _await_active(port: Function, bounds: Bounds) -> Logic[PortState]:
     raise AssertionError("the delays do not end")
 
 
-def await_ready(port: Function | None, functions: tuple[Known, ...], bounds: Bounds) -> Logic[_Awaited]:
-    """Poll the vendor IDs of `functions` behind `port` until all answer (§2.3.1: RRS and all ones mean not yet).
+def await_trained(port: Function, bounds: Bounds) -> Logic[PortState]:
+    """Wait for the end of a retrain. UP if the link is up then: it may have gone down, or never been."""
+    now: float = yield Pause(0.0)
+    until = now + bounds.link_s
+    for delay in _delays():
+        view = yield from look_at(port)
+        state = _link_lost(port, view)
+        if state is not None or view is None:
+            return state or PortState.NO_ANSWER
+        if not view.training or now >= until:
+            return PortState.UP
+        now = yield Pause(min(delay, until - now), "link, retrained")
+    raise AssertionError("the delays do not end")
 
-    A wait ends early for functions that cannot come any more: function 0 of their device answers as another device.
+
+def await_ready(port: Function | None, functions: tuple[Known, ...], bounds: Bounds) -> Logic[_Awaited]:
+    """Poll `functions` behind `port` until all answer (§2.3.1: RRS and all ones mean not yet).
+
+    A wait ends early for functions that cannot come any more: one of their device answers as another device.
     """
     start: float = yield Pause(0.0)
-    now, told = start, start
+    now, told, until = start, start, start + bounds.ready_s
     waiting = functions
     replaced: frozenset[Known] = frozenset()
     for delay in _delays():
         reads = () if port is None else port_reads(port)
-        polls = tuple(read(known.saved.address, VENDOR_ID.offset, 4) for known in waiting)
+        polls = tuple(presence_read(known.function) for known in waiting)
         held = values((yield Do((*reads, *polls))))
         if port is not None and (state := _link_lost(port, port_view(port, held[: len(reads)]))) is not None:
             return _Awaited(state, waiting)
         answers = dict(zip(waiting, held[len(reads) :], strict=True))
-        waiting = tuple(known for known, value in answers.items() if not _ready(value))
-        replaced |= {known for known, value in answers.items() if _ready(value) and value != _ids(known)}
-        waiting_still = tuple(known for known in waiting if not any(_same_device(known, other) for other in replaced))
-        if not waiting_still or now - start >= bounds.ready_s:
+        waiting = tuple(known for known, value in answers.items() if not is_ready(value))
+        replaced |= {known for known, value in answers.items() if is_ready(value) and _another(known, value)}
+        waiting_still = tuple(
+            known for known in waiting if not any(same_device(known.function, other.function) for other in replaced)
+        )
+        if not waiting_still or now >= until:
             return _Awaited(PortState.UP, waiting)
         waiting = waiting_still
         if now - told >= PROGRESS_EVERY:
             told = now
             yield Note(Step.READY, _progress(port, waiting, now - start))
-        now = yield Pause(min(delay, max(start + bounds.ready_s - now, 0.0)), "ready")
+        now = yield Pause(min(delay, until - now), "ready")
     raise AssertionError("the delays do not end")
 
 
@@ -184,24 +238,21 @@ class _Awaited(msgspec.Struct, frozen=True):
 def _link_lost(port: Function, view: PortView | None) -> PortState | None:
     if view is None:
         return PortState.NO_ANSWER
-    if view.known_gone:
+    if view.known_gone or (not port.link_active_reporting and view.looks_gone):
         return PortState.GONE
     down = port.link_active_reporting and not view.link_active
     return PortState.LOST if down or view.contained else None
 
 
-def _ready(value: Any) -> bool:
-    return answered(value) and value & 0xFFFF != RRS_VENDOR_ID
-
-
-def _ids(known: Known) -> int:
-    """Vendor and Device ID as one doubleword holds them (§7.5.1.1.1)."""
-    return known.saved.identity.device << 16 | known.saved.identity.vendor
-
-
-def _same_device(one: Known, other: Known) -> bool:
-    a, b = one.saved.address, other.saved.address
-    return (a.domain, a.bus, a.device) == (b.domain, b.bus, b.device)
+def _another(known: Known, ids: int) -> bool:
+    """Tell whether Vendor and Device ID, as one doubleword holds them (§7.5.1.1.1), are those of another device."""
+    if known.function.physical is not None:
+        return False
+    identity = known.saved.identity
+    device, vendor = divmod(ids, 1 << _DEVICE_ID_SHIFT)
+    return (vendor != identity.vendor and IdentityField.VENDOR not in known.accept) or (
+        device != identity.device and IdentityField.DEVICE not in known.accept
+    )
 
 
 def _progress(port: Function | None, waiting: tuple[Known, ...], waited: float) -> dict[str, Any]:

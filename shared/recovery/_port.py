@@ -40,6 +40,7 @@ class PortView(msgspec.Struct, frozen=True, kw_only=True):
     busy: bool  # DPC RP Busy is set
     rp_pio: bool  # the port has the RP PIO registers
     link_active: bool
+    training: bool = False  # the link is being trained, or trained anew while it stays active
     present: bool | None  # Presence Detect State; None where there is no slot to ask
     out_of_band: bool  # presence does not follow the link
 
@@ -87,6 +88,7 @@ def port_view(port: Function, held: tuple[Value, ...]) -> PortView | None:
         busy=bool(dpc_status & DpcStatus.RP_BUSY),
         rp_pio=bool(dpc_capabilities & DpcCapabilities.RP_EXTENSIONS),
         link_active=bool(link_status & LinkStatus.LINK_ACTIVE),
+        training=bool(link_status & LinkStatus.LINK_TRAINING),
         present=None if port.slot is None else bool(slot_status & SlotStatus.PRESENCE),
         out_of_band=bool(slot_control & SlotControl.IN_BAND_PRESENCE_DISABLE),
     )

@@ -13,28 +13,38 @@ from typing import Final
 
 import msgspec
 
-from shared.pcie import Capabilities, Function, Value, all_ones, answered
+from shared.pcie import Capabilities, Function, IdentityField, Value, all_ones, answered
 from shared.pcie.registers import (
+    ACS,
+    AER,
     AER_ROOT,
+    ARI,
     BRIDGE_CONTROL,
+    DPC,
     DPC_ROOT,
     EXPRESS,
     LINK_CONTROL,
+    LTR,
     MSI,
     MSI_DATA_32,
+    MSI_X,
     POWER_MANAGEMENT,
+    RESIZABLE_BAR_CONTROL,
     SLOT_CONTROL,
     SLOT_MASKED,
+    SRIOV,
     TYPE0,
     TYPE1,
     UNCORRECTABLE_MASK,
     BridgeControl,
     LinkControl,
+    Register,
     Uncorrectable,
 )
-from shared.protocol.fabric import Operation, SavedFunction, SavedRegister, SavedSlot
+from shared.protocol.fabric import Operation, SavedFunction, SavedRegister, SavedReporting, SavedSlot
 
 from ._effects import Do, Logic, read, values, write
+from ._quiet import silenced
 from ._verify import Finding, find, identity_reads
 
 # A function may drop a write just after it has become ready; Linux writes and reads back the same way
@@ -43,11 +53,15 @@ RESTORE_TRIES: Final = 3
 
 
 class Known(msgspec.Struct, frozen=True):
-    """A function as the topology has it, as the lease found it, and the slot mask that it stands under, if any."""
+    """A function as the topology has it, as the lease found it, and what the lease says about it."""
 
     function: Function
     saved: SavedFunction
-    slot: SavedSlot | None = None
+    slot: SavedSlot | None = None  # the slot mask that it stands under
+    accept: tuple[IdentityField, ...] = ()
+    quarantined: bool = False  # its link is held down for good
+    firmware_owned: bool = False  # its AER and DPC registers are off limits
+    quiet: SavedReporting | None = None  # what reporting of errors was silenced
 
 
 def look(functions: tuple[Known, ...]) -> Logic[tuple[Finding, ...]]:
@@ -57,7 +71,8 @@ def look(functions: tuple[Known, ...]) -> Logic[tuple[Finding, ...]]:
     found = []
     start = 0
     for known, reads in zip(functions, asked, strict=True):
-        found.append(find(known.function, known.saved.identity, held[start : start + len(reads)]))
+        answers = held[start : start + len(reads)]
+        found.append(find(known.function, known.saved.identity, answers, accept=known.accept))
         start += len(reads)
     return tuple(found)
 
@@ -68,28 +83,52 @@ def restore(functions: tuple[Known, ...]) -> Logic[None]:
     Whoever calls has identified every one of `functions` before (DESIGN 4): this writes.
     """
     for _ in range(RESTORE_TRIES):
-        reads = tuple(
-            read(known.saved.address, register.offset, register.width)
-            for known in functions
-            for register in known.saved.registers
-        )
+        wanted = tuple((known, register) for known in functions for register in _restorable(known))
+        reads = tuple(read(known.saved.address, register.offset, register.width) for known, register in wanted)
         if not reads:
             return
         held = values((yield Do(reads)))
-        writes = _corrections(functions, held)
+        writes = _corrections(wanted, held)
         if not writes:
             return
         yield Do(writes)
 
 
-def _corrections(functions: tuple[Known, ...], held: tuple[Value, ...]) -> tuple[Operation, ...]:
+def _restorable(known: Known) -> tuple[SavedRegister, ...]:
+    """Return the saved registers that this lease may write."""
+    if not known.firmware_owned:
+        return known.saved.registers
+    return tuple(one for one in known.saved.registers if not is_firmwares(known.function, one.offset, one.width))
+
+
+def is_firmwares(function: Function, offset: int, width: int) -> bool:
+    """Tell whether an access touches the AER or DPC capability: the firmware's, on a host that is firmware first."""
+    caps, root = function.capabilities, function.kind.receives_errors
+    tables = ((caps.aer, AER_ROOT if root else AER), (caps.dpc, DPC_ROOT if root else DPC))
+    return any(base and offset < base + _size(table) and base < offset + width for base, table in tables)
+
+
+def _size(table: tuple[Register, ...]) -> int:
+    return max(register.offset + register.width for register in table)
+
+
+def _corrections(wanted: tuple[tuple[Known, SavedRegister], ...], held: tuple[Value, ...]) -> tuple[Operation, ...]:
     """Return the writes of the registers that do not hold what they should. No answer is no reason to write (P9)."""
-    wanted = ((known, register) for known in functions for register in known.saved.registers)
     return tuple(
         write(known.saved.address, register.offset, register.width, value)
         for (known, register), now in zip(wanted, held, strict=True)
-        if answered(now) and (now ^ (value := restored_value(known, register))) & _writable(known.function, register)
+        if answered(now)
+        and (now ^ (value := _kept_down(known, register, now, restored_value(known, register))))
+        & _writable(known.function, register)
     )
+
+
+def _kept_down(known: Known, register: SavedRegister, now: int, value: int) -> int:
+    """Return `value`, with Link Disable as it is now where a quarantine may rest on it."""
+    if not known.quarantined or register.offset != known.function.capabilities.express + LINK_CONTROL.offset:
+        return value
+    bit = int(LinkControl.LINK_DISABLE)
+    return (value & ~bit) | (now & bit)
 
 
 def _writable(function: Function, register: SavedRegister) -> int:
@@ -105,12 +144,19 @@ def _writable(function: Function, register: SavedRegister) -> int:
 def _layout(capabilities: Capabilities, *, is_bridge: bool) -> dict[tuple[int, int], int]:
     """Return (offset, width) -> writable bits of every register that the function may have."""
     tables = (
+        # First, so that what stands behind the BARs that a function does not have counts instead.
+        (capabilities.resizable_bar, RESIZABLE_BAR_CONTROL),
         (0, TYPE1 if is_bridge else TYPE0),
         (capabilities.power_management, POWER_MANAGEMENT),
         (capabilities.msi, (*MSI, MSI_DATA_32)),
         (capabilities.express, EXPRESS),
         (capabilities.aer, AER_ROOT),
         (capabilities.dpc, DPC_ROOT),
+        (capabilities.msi_x, MSI_X),
+        (capabilities.acs, ACS),
+        (capabilities.ari, ARI),
+        (capabilities.ltr, LTR),
+        (capabilities.sriov, SRIOV),
     )
     return {
         (base + register.offset, register.width): register.rw
@@ -128,6 +174,8 @@ def restored_value(known: Known, register: SavedRegister) -> int:
         value &= ~BridgeControl.SECONDARY_BUS_RESET
     if capabilities.express and register.offset == capabilities.express + LINK_CONTROL.offset:
         value &= ~(LinkControl.LINK_DISABLE | LinkControl.RETRAIN_LINK)
+    if known.quiet is not None:
+        value &= ~silenced(known.function, known.quiet, register)
     if known.slot is None:
         return int(value)
     if register.offset == capabilities.express + SLOT_CONTROL.offset:

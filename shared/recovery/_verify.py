@@ -6,8 +6,8 @@ another behind the first. A function that does not answer is neither the same no
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Collection, Iterable
+from typing import Final, TypeGuard
 
 import msgspec
 
@@ -17,6 +17,7 @@ from shared.protocol.fabric import Operation, SavedFunction
 
 from ._effects import Do, Logic, read, values
 
+_VENDOR: Final = 0xFFFF  # §7.5.1.1.1: below the Device ID
 _CLASS_SHIFT: Final = 8  # §7.5.1.1.6: the class code stands above the revision
 _REVISION: Final = 0xFF
 _SUBSYSTEM_ID_SHIFT: Final = 16  # Identity.subsystem: the id above its vendor
@@ -30,6 +31,7 @@ class Finding(msgspec.Struct, frozen=True):
     answers: bool  # it completes requests, and is ready
     differs: frozenset[IdentityField] = frozenset()  # empty where it does not answer
     unset: bool = False  # the same, but it decodes no memory any more: it has been reset, and nobody set it up again
+    accepted: frozenset[IdentityField] = frozenset()  # differs too, as the holder of the lease intends
 
     @property
     def same(self) -> bool:
@@ -42,14 +44,27 @@ class Finding(msgspec.Struct, frozen=True):
         return self.same and not self.unset
 
 
+def presence_read(function: Function) -> Operation:
+    """Return the one read that tells whether a function is there and ready: Vendor and Device ID.
+
+    A virtual function answers those with all ones by rule (§9.3.4.1.1); its Command and Status tell instead.
+    """
+    return read(function.address, function.presence.offset, 4)
+
+
+def is_ready(value: Value) -> TypeGuard[int]:
+    """Tell what the answer to `presence_read` says: nobody, nobody yet (§2.3.1: RRS), or somebody."""
+    return answered(value) and value & _VENDOR != reg.RRS_VENDOR_ID
+
+
 def identity_reads(function: Function) -> tuple[Operation, ...]:
     """Return the reads that tell who a function is; `identify` takes their values in this order."""
     address, serial = function.address, function.capabilities.serial_number
-    common = [
-        read(address, reg.VENDOR_ID.offset, 2),
-        read(address, reg.DEVICE_ID.offset, 2),
-        read(address, reg.REVISION_AND_CLASS.offset, 4),
-    ]
+    common = []
+    if function.physical is None:
+        common.append(read(address, reg.VENDOR_ID.offset, 2))
+        common.append(read(address, reg.DEVICE_ID.offset, 2))
+    common.append(read(address, reg.REVISION_AND_CLASS.offset, 4))
     if not function.kind.is_bridge:
         common.append(read(address, reg.SUBSYSTEM_VENDOR_ID.offset, 4))
     if serial:
@@ -62,10 +77,15 @@ def identity_reads(function: Function) -> tuple[Operation, ...]:
 def identify(function: Function, sent: tuple[Value, ...]) -> Identity | None:
     """Return who answered `identity_reads`, or None where nobody did, or nobody who is ready yet.
 
-    A bridge's subsystem stands in a capability of its own that Holdfast does not follow: it is taken as it was.
+    A bridge's subsystem stands in a capability of its own that Holdfast does not follow: it is taken as it was. So are
+    vendor and device of a virtual function: its physical function answers for them.
     """
     got = [value for value in sent if answered(value)]
-    if len(got) != len(identity_reads(function)) or got[0] == reg.RRS_VENDOR_ID:
+    if len(got) != len(identity_reads(function)):
+        return None
+    if function.physical is not None:
+        got = [function.identity.vendor, function.identity.device, *got]
+    elif got[0] == reg.RRS_VENDOR_ID:
         return None
     vendor, device, class_and_revision, *rest = got
     subsystem = function.identity.subsystem if function.kind.is_bridge else rest.pop(0)
@@ -82,14 +102,27 @@ def identify(function: Function, sent: tuple[Value, ...]) -> Identity | None:
     )
 
 
-def find(function: Function, before: Identity, sent: tuple[Value, ...], command: Value = NO_ANSWER) -> Finding:
-    """Compare the answers to `identity_reads` with who the function was; `command` of one that was set up, if read."""
+def find(
+    function: Function,
+    before: Identity,
+    sent: tuple[Value, ...],
+    command: Value = NO_ANSWER,
+    *,
+    accept: Collection[IdentityField] = (),
+) -> Finding:
+    """Compare the answers to `identity_reads` with who the function was; `command` of one that was set up, if read.
+
+    `accept`: what may differ and still count as the same, because who holds the lease intends it.
+    """
     now = identify(function, sent)
     if now is None:
         return Finding(function=function.address, answers=False)
-    differs = before.differences(now)
+    changed = before.differences(now)
+    differs = changed.difference(accept)
     unset = not differs and answered(command) and not command & reg.Command.MEMORY_SPACE
-    return Finding(function=function.address, answers=True, differs=differs, unset=unset)
+    return Finding(
+        function=function.address, answers=True, differs=differs, unset=unset, accepted=changed.intersection(accept)
+    )
 
 
 def command_read(function: Address) -> Operation:
@@ -97,7 +130,9 @@ def command_read(function: Address) -> Operation:
     return read(function, reg.COMMAND.offset, reg.COMMAND.width)
 
 
-def verify(saved: Iterable[SavedFunction], topology: Topology) -> Logic[tuple[Finding, ...]]:
+def verify(
+    saved: Iterable[SavedFunction], topology: Topology, *, accept: Collection[IdentityField] = ()
+) -> Logic[tuple[Finding, ...]]:
     """Ask every saved function who it is, and whether it is set up. One that the topology has lost does not answer."""
     findings = []
     for one in saved:
@@ -111,5 +146,6 @@ def verify(saved: Iterable[SavedFunction], topology: Topology) -> Logic[tuple[Fi
             for register in one.registers
         )
         sent = values((yield Do((*asked, command_read(one.address)) if was_set_up else asked)))
-        findings.append(find(function, one.identity, sent[: len(asked)], sent[-1] if was_set_up else NO_ANSWER))
+        command = sent[-1] if was_set_up else NO_ANSWER
+        findings.append(find(function, one.identity, sent[: len(asked)], command, accept=accept))
     return tuple(findings)

@@ -44,6 +44,7 @@ BAR0 = reg.BAR[0].offset
 TRIGGER = int(reg.DpcStatus.TRIGGER)
 BUSY = int(reg.DpcStatus.RP_BUSY)
 SBR = int(reg.BridgeControl.SECONDARY_BUS_RESET)
+RETRAIN = int(reg.LinkControl.RETRAIN_LINK)
 DISABLE = int(reg.LinkControl.LINK_DISABLE)
 OUT_OF_BAND = int(reg.SlotControl.IN_BAND_PRESENCE_DISABLE)
 BAR_VALUE, COMMAND_VALUE = 0xFE00_0000, 0x0006
@@ -76,6 +77,8 @@ class ForwardBench:
         self.now = 0.0
         self.link_s = 0.03  # from release to link active
         self.ready_s: dict[Address, float] = {}  # from reset on: when a function answers
+        self.drops_s: dict[Address, float] = {}  # ports whose link goes down so long after it came up, each time
+        self.negotiates: dict[Address, list[int]] = {}  # Link Status fields that the next trainings of a port reach
         self.stuck: set[Address] = set()  # ports whose link does not come up
         self.empty: set[Address] = set()  # ports whose card is gone
         self.writes: list[Operation] = []
@@ -136,6 +139,11 @@ class ForwardBench:
                 made.set(LINK_STATUS, 2, 0)
                 self._up_at.pop(behind.address, None)
 
+    def stick(self, port: Address) -> None:
+        """The link goes down and does not come up any more."""
+        self.stuck.add(port)
+        self.take_down(port)
+
     def trigger(self, port: Address) -> None:
         self.set(port, DPC_STATUS, TRIGGER)
         self.take_down(port)
@@ -180,11 +188,18 @@ class ForwardBench:
                 if self.get(port, LINK_STATUS) & ACTIVE:
                     self.take_down(port)
                 continue
-            self._up_at.setdefault(port, self.now + self.link_s)
+            up_at = self._up_at.setdefault(port, self.now + self.link_s)
+            if port in self.drops_s and self.now >= up_at + self.drops_s[port]:
+                self.take_down(port)
+                continue
             if self.now >= self._up_at[port] and not self.get(port, LINK_STATUS) & ACTIVE:
-                self.set(port, LINK_STATUS, ACTIVE)
+                self.set(port, LINK_STATUS, ACTIVE | self._negotiated(port))
                 for child in self.topology.children(port):
                     self._ready_at[child.address] = self.now + self.ready_s.get(child.address, 0.0)
+
+    def _negotiated(self, port: Address) -> int:
+        coming = self.negotiates.get(port, [0])
+        return coming.pop(0) if len(coming) > 1 else coming[0]
 
     def _access(self, operation: Operation) -> Value:
         self._settle()
@@ -200,6 +215,8 @@ class ForwardBench:
             new = value & ~operation.mask | operation.value & operation.mask
         self.writes.append(operation)
         made.write(offset, width, new)
+        if offset == LINK_CONTROL and new & RETRAIN and self.get(address, LINK_STATUS) & ACTIVE:
+            self.set(address, LINK_STATUS, ACTIVE | self._negotiated(address))
         self._settle()
         return new
 

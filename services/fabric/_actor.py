@@ -14,24 +14,26 @@ from typing import Any, Final, TypeAlias, TypeVar
 import msgspec
 import structlog
 
-from shared.pcie import NO_ANSWER, Address, Value
+from shared.pcie import NO_ANSWER, Address, Function, Value
 from shared.protocol import Message, Reason, Refused, fabric, subjects
 from shared.protocol.fabric import Role, Verb
 from shared.protocol.facts import What
 from shared.recovery import Do
 from shared.runtime import Actor, BusUnreachable, Context, Reading, Request, actor_gauges
 
-from ._book import Enumerated, Said, Stored
-from ._effects import Command, Effect, Enumerate, Persist, Tell
+from ._book import Book, Enumerated, Found, HandedOver, Said, Stored
+from ._closing import close, notified, resume
+from ._effects import Answer, Command, Effect, Enumerate, Persist, Tell
 from ._execute import acknowledge, execute
 from ._gauges import lease_gauges
 from ._hardware import Hardware
-from ._interrupts import interrupt, sharing, snapshot_reads, vectors
-from ._leases import adopt, close, held, open_lease, refuse, resume
+from ._interrupts import DPC, interrupt, sharing, snapshot_reads, vectors
+from ._leases import adopt, held, refuse
 from ._ledger import Ledger, LedgerError
+from ._opening import open_lease
 from ._questions import list_leases, read_registers, tell_topology
 from ._registers import Registers
-from ._silence import Hearing, silent
+from ._silence import Hearing, quarantine_key, silent
 from ._snapshot import Known
 from ._start import after_enumeration, held_back
 from ._topology import discover
@@ -55,6 +57,12 @@ class Interrupted(msgspec.Struct, frozen=True):
     vector: int
 
 
+class Notified(msgspec.Struct, frozen=True):
+    """The firmware notifies of a port's containment (EDR)."""
+
+    port: Address
+
+
 class Returned(msgspec.Struct, frozen=True):
     """The hardware is there (again): everything may have changed."""
 
@@ -63,7 +71,7 @@ class Lost(msgspec.Struct, frozen=True):
     """The hardware does not answer any more."""
 
 
-Mail: TypeAlias = Asked | Interrupted | Returned | Lost
+Mail: TypeAlias = Asked | Interrupted | Notified | Returned | Lost
 
 
 class Fabric(Actor[Mail]):
@@ -82,21 +90,24 @@ class Fabric(Actor[Mail]):
         self.enumerated = asyncio.Event()  # set while the hardware is there, and has been seen
         self.lost = asyncio.Event()  # set from the loss of the hardware to the next enumeration
         hardware.on_interrupt(lambda function, vector: _ignore(self.tell(Interrupted(function, vector))))
+        hardware.on_firmware_event(lambda port: _ignore(self.tell(Notified(port))))
 
     async def started(self) -> None:
         """Enumerate, and finish what was left half done."""
         now = asyncio.get_running_loop().time()
-        for holding in self._ledger.book.leases:
-            self._hearing.note(holding.lease.id, now)
+        for known in _heard_of(self._ledger.book):
+            self._hearing.note(known, now)
         await self._guarded(self._returned())
 
     async def receive(self, message: Mail) -> None:
-        """Handle one request or interrupt, or the return or loss of the hardware."""
+        """Handle one request, interrupt or notification, or the return or loss of the hardware."""
         match message:
             case Asked():
                 await self._guarded(self._answer(message))
             case Interrupted():
                 await self._interrupt(message)
+            case Notified():
+                await self._guarded(self._notified(message.port))
             case Returned():
                 await self._guarded(self._returned())
             case Lost():
@@ -177,7 +188,9 @@ class Fabric(Actor[Mail]):
             holding = book.by_token(token)
             if holding is not None:
                 self._hearing.note(holding.lease.id, now)
-        self._hearing.forget_but(frozenset(holding.lease.id for holding in book.leases))
+        for record in book.quarantines:
+            self._hearing.note(quarantine_key(record.port), now)
+        self._hearing.forget_but(_heard_of(book))
 
     def _note_refusal(self, asked: Asked, refused: Refused) -> None:
         """State every refused command as a fact; what was refused to a question is only logged."""
@@ -205,6 +218,9 @@ class Fabric(Actor[Mail]):
     async def _returned(self) -> None:
         """Enumerate, renew what no lease covers, then finish closes and masks that were left half done."""
         found = await self._enumerate()
+        firmware_first = await self._hardware.firmware_first()
+        if firmware_first is not None and firmware_first is not self._ledger.book.firmware_first:
+            self._append(Found(firmware_first=firmware_first))
         if found:
             book = self._ledger.book
             back = await self._run(held_back(book))
@@ -228,10 +244,26 @@ class Fabric(Actor[Mail]):
         if function is None or not services:
             _log.info("interrupt of nobody", port=str(message.function), vector=message.vector)
             return
+        await self._hint(function, services)
+
+    async def _notified(self, port: Address) -> None:
+        """Write down that the firmware hands a containment over, then tell dpc. What is not known cannot be recovered."""
+        if port not in self._ledger.book.edr:
+            self._append(HandedOver(port=port))
+        if self.enumerated.is_set():
+            await self._run(notified(self._ledger.book, port))
+        self._flush()
+        function = self._ledger.book.topology.find(port)
+        if function is None:
+            _log.warning("the firmware notifies of a port that is not known", port=str(port))
+            return
+        await self._hint(function, (DPC,), edr=True)
+
+    async def _hint(self, function: Function, services: tuple[str, ...], *, edr: bool = False) -> None:
         await self._registers.complete(function)
         reads = snapshot_reads(function)
         sent = await self._do(Do(tuple(reads.values())))
-        hint = interrupt(function, dict(zip(reads, sent, strict=True)))
+        hint = interrupt(function, dict(zip(reads, sent, strict=True)), edr=edr)
         for service in services:
             try:
                 await self._context.bus.publish(subjects.irq(self._context.host, function.address, service), hint)
@@ -266,6 +298,8 @@ class Fabric(Actor[Mail]):
             return self._ledger.book
         if isinstance(effect, Enumerate):
             return await self._enumerate()
+        if isinstance(effect, Answer):
+            return await self._hardware.answer_firmware(effect.port, effect.status)
         assert isinstance(effect, Do), f"the fabric does not {effect}: closing neither waits nor notes"
         return await self._do(effect)
 
@@ -304,6 +338,15 @@ class Fabric(Actor[Mail]):
         self._unsaid.clear()
         if self._ledger.worth_compacting:
             self._ledger.compact()
+
+
+def _heard_of(book: Book) -> frozenset[str]:
+    return frozenset(
+        (
+            *(holding.lease.id for holding in book.leases),
+            *(quarantine_key(record.port) for record in book.quarantines),
+        )
+    )
 
 
 def _ignore(_: bool) -> None:

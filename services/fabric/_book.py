@@ -18,6 +18,7 @@ from shared.protocol.fabric import (
     FunctionOutcome,
     Lease,
     Operation,
+    Quarantine,
     RetiredLease,
     Role,
     SavedSlot,
@@ -37,6 +38,8 @@ class Holding(msgspec.Struct, frozen=True):
     operations: tuple[Operation, ...] = ()
     answer: tuple[int | None, ...] | None = None
     closing: bool = False  # close has begun: a restarted fabric finishes it
+    quarantine: tuple[Address, ...] = ()  # the ports that this close leaves down ...
+    why: str = ""  # ... and why
 
 
 class Ended(msgspec.Struct, frozen=True):
@@ -46,6 +49,15 @@ class Ended(msgspec.Struct, frozen=True):
     role: Role
     port: Address
     retired: RetiredLease
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What the firmware has to be told of an EDR event, and under which lease it was dealt with."""
+
+    port: Address
+    status: int
+    lease: str | None = None  # None: of a port that is not known
+    cause: str | None = None
 
 
 class Said(Message, frozen=True, tag="said"):
@@ -69,12 +81,16 @@ class Book(msgspec.Struct, frozen=True):
     leases: tuple[Holding, ...] = ()
     ended: tuple[Ended, ...] = ()  # newest first
     known: tuple[Known, ...] = ()
+    quarantines: tuple[Quarantine, ...] = ()
+    firmware_first: bool = False
+    edr: tuple[Address, ...] = ()  # ports whose EDR event has not been answered
+    answers: tuple[Answer, ...] = ()  # decided, and not yet known to have reached the firmware
     said: tuple[Said, ...] = ()
 
     @property
     def topology(self) -> Topology:
         """The tree of all functions known."""
-        return topology_of(self.known)
+        return msgspec.structs.replace(topology_of(self.known), firmware_first=self.firmware_first)
 
     def by_id(self, lease: str) -> Holding | None:
         """Return the open lease of this id."""
@@ -90,6 +106,17 @@ class Book(msgspec.Struct, frozen=True):
         above = [function, *(bridge.address for bridge in topology.ancestors(function))]
         found = [holding.lease for holding in self.leases if holding.lease.port in above]
         return tuple(sorted(found, key=lambda lease: (-lease.rank, above.index(lease.port))))
+
+    @property
+    def down(self) -> frozenset[Address]:
+        """The ports in quarantine."""
+        return frozenset(one.port for one in self.quarantines)
+
+    def quarantine_over(self, function: Address) -> Quarantine | None:
+        """Return the highest quarantine that covers `function`: of the port itself, or of one above it."""
+        records = {one.port: one for one in self.quarantines}
+        above = (function, *(bridge.address for bridge in self.topology.ancestors(function)))
+        return next((records[address] for address in reversed(above) if address in records), None)
 
     def snapshot(self, function: Address) -> Known | None:
         """Return what is known of a function."""
@@ -120,11 +147,22 @@ class Enumerated(Message, frozen=True, tag="enumerated"):
         return msgspec.structs.replace(book, known=self.known)
 
 
+class Found(Message, frozen=True, tag="found"):
+    """Whether the host is firmware first, as its hardware says."""
+
+    firmware_first: bool
+
+    def applied_to(self, book: Book) -> Book:
+        """Return the book after this entry."""
+        return msgspec.structs.replace(book, firmware_first=self.firmware_first)
+
+
 class Took(Message, frozen=True, tag="took"):
-    """A lease was opened, or its reach widened; those absorbed ended with it."""
+    """A lease was opened, or its reach widened; those absorbed ended with it, and the quarantine that it lifts."""
 
     lease: Lease
     absorbed: tuple[str, ...] = ()
+    lifts: Address | None = None
 
     def applied_to(self, book: Book) -> Book:
         """Return the book after this entry."""
@@ -185,24 +223,67 @@ class Passed(Message, frozen=True, tag="passed"):
 
 
 class Closing(Message, frozen=True, tag="closing"):
-    """Close has begun."""
+    """Close has begun, and leaves these ports down."""
 
     id: str
+    quarantine: tuple[Address, ...] = ()
+    why: str = ""
 
     def applied_to(self, book: Book) -> Book:
         """Return the book after this entry."""
-        return _update(book, self.id, lambda it: msgspec.structs.replace(it, closing=True))
+        begun = {"closing": True, "quarantine": self.quarantine, "why": self.why}
+        return _update(book, self.id, lambda it: msgspec.structs.replace(it, **begun))
 
 
 class Retired(Message, frozen=True, tag="retired"):
-    """A lease is over."""
+    """A lease is over: what it leaves in quarantine, has renewed in the snapshot, and has the firmware told."""
 
     id: str
     outcomes: tuple[FunctionOutcome, ...]
+    quarantines: tuple[Quarantine, ...] = ()
+    renewed: tuple[Known, ...] = ()
+    answers: tuple[Answer, ...] = ()
 
     def applied_to(self, book: Book) -> Book:
         """Return the book after this entry."""
-        return _retire(book, self.id, self.outcomes)
+        book = _renewed(_retire(book, self.id, self.outcomes), self.renewed)
+        return msgspec.structs.replace(
+            book, quarantines=(*book.quarantines, *self.quarantines), answers=(*book.answers, *self.answers)
+        )
+
+
+class HandedOver(Message, frozen=True, tag="handed_over"):
+    """The firmware has notified of a port: its EDR event is open."""
+
+    port: Address
+
+    def applied_to(self, book: Book) -> Book:
+        """Return the book after this entry."""
+        return msgspec.structs.replace(book, edr=tuple(sorted({*book.edr, self.port})))
+
+
+class Decided(Message, frozen=True, tag="decided"):
+    """What the firmware is to be told of a port, though no lease has dealt with it."""
+
+    answer: Answer
+
+    def applied_to(self, book: Book) -> Book:
+        """Return the book after this entry."""
+        return msgspec.structs.replace(book, answers=(*book.answers, self.answer))
+
+
+class Answered(Message, frozen=True, tag="answered"):
+    """The firmware has been told of a port: its EDR event is over."""
+
+    port: Address
+
+    def applied_to(self, book: Book) -> Book:
+        """Return the book after this entry."""
+        return msgspec.structs.replace(
+            book,
+            edr=tuple(port for port in book.edr if port != self.port),
+            answers=tuple(one for one in book.answers if one.port != self.port),
+        )
 
 
 class Stored(Message, frozen=True, tag="stored"):
@@ -216,7 +297,8 @@ class Stored(Message, frozen=True, tag="stored"):
 
 
 Entry: TypeAlias = (
-    Began | Enumerated | Took | Saved | Meant | Did | Passed | Closing | Retired | Said | Stored
+    Began | Enumerated | Found | Took | Saved | Meant | Did | Passed | Closing | Retired | HandedOver | Decided | Answered | Said
+    | Stored
 )  # fmt: skip
 
 
@@ -235,13 +317,16 @@ def _took(book: Book, entry: Took) -> Book:
     own = book.by_id(entry.lease.id)
     taken = Holding(entry.lease) if own is None else msgspec.structs.replace(own, lease=entry.lease)
     others = tuple(one for one in book.leases if one.lease.id != entry.lease.id)
-    return msgspec.structs.replace(book, minted=max(book.minted, entry.lease.token), leases=(*others, taken))
+    return msgspec.structs.replace(
+        book,
+        minted=max(book.minted, entry.lease.token),
+        leases=(*others, taken),
+        quarantines=tuple(one for one in book.quarantines if one.port != entry.lifts),
+    )
 
 
 def _did(book: Book, entry: Did) -> Book:
-    renewed = {one.function.address: one for one in entry.renewed}
-    known = tuple(renewed.get(one.function.address, one) for one in book.known)
-    book = msgspec.structs.replace(book, known=known)
+    book = _renewed(book, entry.renewed)
     return _update(
         book,
         entry.id,
@@ -251,9 +336,14 @@ def _did(book: Book, entry: Did) -> Book:
     )
 
 
+def _renewed(book: Book, several: tuple[Known, ...]) -> Book:
+    renewed = {one.function.address: one for one in several}
+    return msgspec.structs.replace(book, known=tuple(renewed.get(one.function.address, one) for one in book.known))
+
+
 def _passed(holding: Holding, entry: Passed) -> Holding:
     lease = msgspec.structs.replace(holding.lease, token=entry.token, holder=entry.holder, debts=entry.debts, last_n=0)
-    return Holding(lease, closing=holding.closing)
+    return Holding(lease, closing=holding.closing, quarantine=holding.quarantine, why=holding.why)
 
 
 def _retire(book: Book, lease: str, outcomes: tuple[FunctionOutcome, ...], heir: str | None = None) -> Book:
@@ -264,7 +354,9 @@ def _retire(book: Book, lease: str, outcomes: tuple[FunctionOutcome, ...], heir:
         token=holding.lease.token,
         role=holding.lease.role,
         port=holding.lease.port,
-        retired=RetiredLease(lease=holding.lease.ref, outcomes=outcomes, absorbed_by=heir),
+        retired=RetiredLease(
+            lease=holding.lease.ref, outcomes=outcomes, absorbed_by=heir, accepted=holding.lease.accept
+        ),
     )
     return msgspec.structs.replace(
         book,

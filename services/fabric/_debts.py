@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from shared.pcie import Address, Function, Topology, answered
+from shared.pcie import Address, Topology, answered
 from shared.pcie import registers as reg
-from shared.protocol.fabric import Debts, Operation
+from shared.protocol.fabric import Debts, Lease, Operation
 from shared.recovery import Do, read, values
 
 from ._effects import Command
 from ._layout import written
+from ._quarantine import reachable
 
 
 def merge(several: Iterable[Debts]) -> Debts:
@@ -48,18 +49,21 @@ def at_most(debts: Debts, operations: Iterable[Operation], topology: Topology) -
     return merge(owed)
 
 
-def settle(owed: Debts, domain: tuple[Function, ...]) -> Command[Debts]:
-    """Return what is owed by the registers' word.
+def settle(lease: Lease, owed: Debts, topology: Topology) -> Command[Debts]:
+    """Return what `lease` owes by the registers' word, of which `owed` is what it may owe.
 
     A bridge that asserts a secondary bus reset owes its end, whoever began it, and so does a contained port. A link
     that is disabled counts only if a lease disabled it: others may have reasons that outlive a lease. A function that
-    does not answer owes nothing here: the reset that is above it has cleared its own.
+    does not answer owes nothing here: the reset that is above it has cleared its own. What holds a quarantined port
+    down is not owed: it is there to stay.
     """
     in_reset, disabled, contained = [], [], []
-    for function in domain:
+    for function in reachable(topology, lease.port, lease.quarantined):
         address, caps = function.address, function.capabilities
         if function.kind.is_bridge and (yield from _is_set(address, reg.BRIDGE_CONTROL, 0, _SBR)):
             in_reset.append(address)
+        if address in lease.quarantined:
+            continue
         if address in owed.link_disabled and (yield from _is_set(address, reg.LINK_CONTROL, caps.express, _DISABLE)):
             disabled.append(address)
         if caps.dpc and (yield from _is_set(address, reg.DPC_STATUS, caps.dpc, _TRIGGER)):

@@ -38,7 +38,14 @@ class Enumerate(msgspec.Struct, frozen=True):
     """Walk the buses. Sent back: a tuple of Known, every function that answers now."""
 
 
-Effect: TypeAlias = RecoveryEffect | Persist | Tell | Enumerate
+class Answer(msgspec.Struct, frozen=True):
+    """Tell the firmware how the EDR event of a port ended. Sent back: whether somebody was there to hear it."""
+
+    port: Address
+    status: int
+
+
+Effect: TypeAlias = RecoveryEffect | Persist | Tell | Enumerate | Answer
 R = TypeVar("R")
 # Sent values depend on the effect yielded, which the type system cannot tie together: hence Any.
 Command: TypeAlias = Generator[Effect, Any, R]

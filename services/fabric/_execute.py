@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from shared.pcie import Address, Function, Topology, Value, answered
 from shared.pcie import registers as reg
 from shared.protocol import Reason, Refused
@@ -24,6 +26,7 @@ from shared.protocol.fabric import (
     Operation,
     Rank,
     Role,
+    SavedSlot,
     Verb,
 )
 from shared.protocol.facts import What
@@ -32,11 +35,14 @@ from shared.recovery import Do, port_reads, port_view, values
 from . import _debts as debts
 from ._book import Book, Did, Enumerated, Holding, Meant, Saved
 from ._effects import Command, Enumerate, Persist, tell
+from ._firmware import is_theirs
 from ._layout import written
 from ._leases import held, refuse
 from ._mask import as_fact, enables, mask, save
+from ._quarantine import reachable
 from ._rules import WRITES, enables_left, malformed, masks, object_to, resets, unsaved
 from ._snapshot import Known, renew
+from ._stale import is_stale
 from ._topology import merge, topology_of
 
 
@@ -51,7 +57,7 @@ def execute(book: Book, asked: Execute, role: Role) -> Command[ExecuteReply]:
     answer = _numbered(holding, asked)
     if answer is not None:
         return answer
-    objection = object_to(asked.operations, lease, book.topology)
+    objection = object_to(asked.operations, lease, book.topology, book.edr)
     if objection is not None:
         return refuse(objection.reason, objection.message, lease.ref)
     failed = yield from _unmet(asked.provided, book.topology)
@@ -112,12 +118,14 @@ def _mask_before_reset(book: Book, lease: Lease) -> Command[Refused | tuple[Addr
 
     Returns the slots that answered, all of them masked.
     """
-    slots = book.topology.slots(lease.port)
+    within = reachable(book.topology, lease.port, lease.quarantined)
+    slots = tuple(function for function in within if function.hotplug_capable)
     fresh = unsaved(lease, slots)
+    saved: tuple[SavedSlot, ...] = ()
     if fresh:
-        saved = yield from save(book, fresh, {})
+        saved = yield from save(book, fresh, {}, firmware_owned=lease.firmware_owned)
         yield Persist(Saved(id=lease.id, slots=saved))
-    reached = yield from mask(slots)
+    reached = yield from mask((*lease.slots, *saved), book.topology)
     if fresh:
         yield tell(What.LEASE_MASKED, lease.port, lease.id, lease.cause, slots=as_fact(saved, reached))
     for slot in slots:
@@ -145,11 +153,10 @@ def _write(
         if operation.verb in WRITES and value is not None:
             known = renewed.get(operation.function) or book.snapshot(operation.function)
             if known is not None:
-                fresh = renew(known, operation, value, keep_enables=masks(lease, known.function))
-                renewed[operation.function] = fresh
+                renewed[operation.function] = _renewed(known, operation, value, lease)
     owed = lease.debts
     if debts.touched(asked.operations, topology):
-        owed = yield from debts.settle(most, topology.domain(lease.port))
+        owed = yield from debts.settle(lease, most, topology)
     changed = tuple(one for one in renewed.values() if one != book.snapshot(one.function.address))
     yield Persist(_did(lease, asked, tuple(got), owed, changed))
     yield tell(
@@ -164,6 +171,13 @@ def _write(
     return Executed(values=tuple(got), lease=lease.ref)
 
 
+def _renewed(known: Known, operation: Operation, value: int, lease: Lease) -> Known:
+    address = known.function.address
+    keeps = masks(lease, known.function) or address in lease.quarantined
+    quiet = next((one for one in lease.quiet if one.function == address), None)
+    return renew(known, operation, value, keep_enables=keeps, quiet=quiet)
+
+
 def _did(lease: Lease, asked: Execute, got: tuple[int | None, ...], owed: Any, renewed: tuple[Known, ...] = ()) -> Did:
     return Did(id=lease.id, n=asked.n, operations=asked.operations, answer=got, debts=owed, renewed=renewed)
 
@@ -173,7 +187,9 @@ def _enumerate(book: Book, lease: Lease, bridge: Address) -> Command[tuple[int, 
     found: tuple[Known, ...] = yield Enumerate()
     behind = {function.address for function in topology_of(found).below(bridge)}
     before = frozenset(function.address for function in book.topology.below(bridge))
-    forgets = lease.rank is Rank.SLOT_OPERATION and (yield from _believable(book.topology, bridge))
+    forgets = lease.rank is Rank.SLOT_OPERATION and (yield from _believable(book, bridge))
+    if lease.rank is Rank.SLOT_OPERATION:
+        book = yield from _relink(book, bridge, found)
     known = merge(
         book.known,
         tuple(one for one in found if one.function.address in behind),
@@ -185,8 +201,22 @@ def _enumerate(book: Book, lease: Lease, bridge: Address) -> Command[tuple[int, 
     return len(behind), book
 
 
-def _believable(topology: Topology, bridge: Address) -> Command[bool]:
+def _relink(book: Book, bridge: Address, found: tuple[Known, ...]) -> Command[Book]:
+    """Take the bridge's link as it is now: what another card has negotiated is no loss."""
+    before, now = book.snapshot(bridge), next((one for one in found if one.function.address == bridge), None)
+    if before is None or now is None or now.link in {before.link, None}:
+        return book
+    fresh = msgspec.structs.replace(before, link=now.link)
+    known = tuple(fresh if one is before else one for one in book.known)
+    after: Book = yield Persist(Enumerated(known=known))
+    return after
+
+
+def _believable(book: Book, bridge: Address) -> Command[bool]:
     """Tell whether finding nothing behind a bridge means that nothing is there: no port on the way holds it back."""
+    topology = book.topology
+    if book.quarantine_over(bridge) is not None:
+        return False
     way = [topology.get(bridge), *topology.ancestors(bridge)]
     for port in (one for one in way if one.is_port):
         view = port_view(port, values((yield Do(port_reads(port)))))
@@ -214,6 +244,8 @@ def _as_fact(operation: Operation, value: int | None) -> dict[str, Any]:
 def acknowledge(book: Book, asked: Acknowledge) -> Command[AcknowledgeReply]:
     """Clear the error bits that aer has read and published, and nothing else."""
     topology = book.topology
+    known = [operation.function for operation in asked.operations if topology.find(operation.function) is not None]
+    stale = asked.stale and (yield from is_stale(known, topology))
     for operation in asked.operations:
         function = topology.find(operation.function)
         if function is None:
@@ -221,7 +253,11 @@ def acknowledge(book: Book, asked: Acknowledge) -> Command[AcknowledgeReply]:
         wrong = malformed(operation)
         if wrong:
             return refuse(Reason.MALFORMED, wrong)
-        may = _acknowledgeable(function, leased=bool(book.covering(operation.function)))
+        if is_theirs(operation, topology, book.edr):
+            return refuse(
+                Reason.POLICY, f"{operation.function}: its error registers are the firmware's (firmware first)"
+            )
+        may = _acknowledgeable(function, uncorrectable=stale or bool(book.covering(operation.function)))
         if not any(_is_within(operation, register, base) for register, base in may):
             return refuse(Reason.POLICY, f"{operation.function} at {operation.offset:#x} is not for aer to clear (now)")
     got = _plain(values((yield Do(asked.operations))))
@@ -238,14 +274,14 @@ def acknowledge(book: Book, asked: Acknowledge) -> Command[AcknowledgeReply]:
     return Executed(values=got, lease=first[0].ref if first else None)
 
 
-def _acknowledgeable(function: Function, *, leased: bool) -> list[tuple[reg.Register, int]]:
+def _acknowledgeable(function: Function, *, uncorrectable: bool) -> list[tuple[reg.Register, int]]:
     """Return the registers of a function that aer may clear bits of now."""
     caps = function.capabilities
     found = [(reg.DEVICE_STATUS, caps.express)] if caps.express else []
     if caps.aer:
         found += [(reg.CORRECTABLE_STATUS, caps.aer)]
-        found += [(reg.UNCORRECTABLE_STATUS, caps.aer)] if leased else []
-        found += [(reg.ROOT_ERROR_STATUS, caps.aer)] if function.kind is reg.DeviceType.ROOT_PORT else []
+        found += [(reg.UNCORRECTABLE_STATUS, caps.aer)] if uncorrectable else []
+        found += [(reg.ROOT_ERROR_STATUS, caps.aer)] if function.kind.receives_errors else []
     return found
 
 

@@ -1,4 +1,4 @@
-"""The fabric's figures: every open lease, and every slot that one masks. Pure."""
+"""The fabric's figures: every open lease, every slot that one masks, and every quarantine. Pure."""
 
 from __future__ import annotations
 
@@ -23,3 +23,5 @@ def lease_gauges(book: Book, hearing: Hearing, host: str, now: float) -> Iterato
         yield gauges.LEASE_ALLOWED.reads(lease.allowed_s, host, lease.port, lease.id)
         for slot in lease.slots:
             yield gauges.MASK_AGE.reads(now - heard.opened, host, slot.port, lease.id, lease.cause)
+    for record in book.quarantines:
+        yield gauges.QUARANTINED.reads(1, host, record.port)

@@ -29,7 +29,7 @@ def vectors(function: Function) -> tuple[int, ...]:
 def _vectors(function: Function) -> Iterator[tuple[str, int]]:
     if function.hotplug_capable:
         yield HOTPLUG, function.vectors.hotplug
-    if function.capabilities.aer and function.kind is reg.DeviceType.ROOT_PORT:
+    if function.capabilities.aer and function.kind.receives_errors:
         yield AER, function.vectors.aer
     if function.capabilities.dpc:
         yield DPC, function.vectors.dpc
@@ -43,7 +43,7 @@ def snapshot_reads(function: Function) -> dict[str, Operation]:
         rows += [("slot_control", reg.SLOT_CONTROL, caps.express), ("slot_status", reg.SLOT_STATUS, caps.express)]
     if caps.express:
         rows += [("link_status", reg.LINK_STATUS, caps.express)]
-    if caps.aer and function.kind is reg.DeviceType.ROOT_PORT:
+    if caps.aer and function.kind.receives_errors:
         rows += [("root_error_status", reg.ROOT_ERROR_STATUS, caps.aer), ("error_source", reg.ERROR_SOURCE, caps.aer)]
     if caps.dpc:
         rows += [("dpc_control", reg.DPC_CONTROL, caps.dpc), ("dpc_status", reg.DPC_STATUS, caps.dpc)]
@@ -51,9 +51,10 @@ def snapshot_reads(function: Function) -> dict[str, Operation]:
     return {name: read(function.address, base + row.offset, row.width) for name, row, base in rows}
 
 
-def interrupt(function: Function, held: dict[str, Value]) -> Interrupt:
-    """Return the hint; a register that did not answer is None."""
+def interrupt(function: Function, held: dict[str, Value], *, edr: bool = False) -> Interrupt:
+    """Return the hint; a register that did not answer is None. `edr`: it is the firmware's, in place of DPC's own."""
     return Interrupt(
         port=function.address,
+        edr=edr,
         registers={name: value if answered(value) else None for name, value in held.items()},
     )

@@ -2,6 +2,7 @@
 
     [id, verb, ...]  ->  [id, result]  or  [id, nil, "what was wrong"]
     pushed:              ["irq", address, vector]
+                         ["edr", address]          firmware first; again, while unanswered, on each new connection
 
 A machine that is not there is a host whose every read is all ones; it is looked for until it comes (back).
 """
@@ -18,12 +19,13 @@ import structlog
 
 from shared.pcie import Address
 
-from ._hardware import InterruptHandler
+from ._hardware import FirmwareHandler, InterruptHandler
 
 _RETRY_S: Final = 0.1  # between attempts to connect
 _REPLY_S_MAX: Final = 2.0  # a machine that takes longer is as good as gone: the connection is made anew
 _CHUNK: Final = 1 << 16
 _IRQ: Final = "irq"
+_EDR: Final = "edr"
 _ALL_ONES: Final = b"\xff"
 
 _log = structlog.get_logger()
@@ -42,10 +44,15 @@ class MachineSocket:
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._last_id = 0
         self._interrupt: InterruptHandler | None = None
+        self._firmware: FirmwareHandler | None = None
 
     def on_interrupt(self, handler: InterruptHandler) -> None:
         """Call `handler` for every interrupt pushed from now on."""
         self._interrupt = handler
+
+    def on_firmware_event(self, handler: FirmwareHandler) -> None:
+        """Call `handler` for every EDR notification pushed from now on."""
+        self._firmware = handler
 
     async def enumerate(self) -> tuple[Address, ...]:
         """Return the functions that answer; none without a machine."""
@@ -60,6 +67,15 @@ class MachineSocket:
     async def write(self, address: Address, offset: int, data: bytes) -> None:
         """Write; dropped without a machine, as hardware drops it."""
         await self._ask("write", str(address), offset, data)
+
+    async def firmware_first(self) -> bool | None:
+        """Tell whether AER and DPC are the firmware's; None without a machine."""
+        about = await self._ask("host")
+        return None if about is None else bool(about["firmware_first"])
+
+    async def answer_firmware(self, address: Address, status: int) -> bool:
+        """Answer an EDR notification; False without a machine."""
+        return await self._ask("ost", str(address), status) is not None
 
     async def run(self, on_return: Callable[[], None], on_loss: Callable[[], None]) -> None:
         """Keep connected until cancelled. Calls `on_return` each time a connection is made, `on_loss` when it drops."""
@@ -95,6 +111,10 @@ class MachineSocket:
         if message[0] == _IRQ:
             if self._interrupt is not None:
                 self._interrupt(Address.parse(message[1]), message[2])
+            return
+        if message[0] == _EDR:
+            if self._firmware is not None:
+                self._firmware(Address.parse(message[1]))
             return
         number, result, *error = message
         waiting = self._waiting.pop(number, None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from shared.pcie import Address, Function, answered
+from shared.pcie import Address, Function, Topology, answered
 from shared.pcie import registers as reg
 from shared.protocol.fabric import Operation, SavedSlot
 from shared.recovery import Do, modify, read, values
@@ -19,7 +19,7 @@ _SURPRISE_DOWN = int(reg.Uncorrectable.SURPRISE_DOWN)
 
 
 def save(
-    book: Book, slots: tuple[Function, ...], inherited: Mapping[Address, SavedSlot]
+    book: Book, slots: tuple[Function, ...], inherited: Mapping[Address, SavedSlot], *, firmware_owned: bool
 ) -> Command[tuple[SavedSlot, ...]]:
     """Return every slot's enables: inherited ones as they were found, else from registers, else from the snapshot."""
     saved = []
@@ -29,7 +29,7 @@ def save(
             saved.append(inherited[slot.address])
         elif known is not None:
             control, mask = yield from enables(slot)
-            saved.append(saved_slot(known, control, mask))
+            saved.append(saved_slot(known, control, mask, firmware_owned=firmware_owned))
     return tuple(saved)
 
 
@@ -42,20 +42,24 @@ def enables(slot: Function) -> Command[tuple[int | None, int | None]]:
     return got[0], got[1] if len(got) > 1 else None
 
 
-def mask(slots: tuple[Function, ...]) -> Command[tuple[Address, ...]]:
+def mask(saved: tuple[SavedSlot, ...], topology: Topology) -> Command[tuple[Address, ...]]:
     """Clear the enables of every slot that answers and has them set, and mask Surprise Down. May run twice.
+
+    Where nothing was saved of Surprise Down, it is not touched: nobody would restore it.
 
     A slot that is masked already is not written: each write to Slot Control is a command that must complete. Returns
     the slots that answered.
     """
     reached = []
-    for slot in slots:
+    for one, slot in ((one, topology.find(one.port)) for one in saved):
+        if slot is None:
+            continue
         control, errors = yield from enables(slot)
         if control is None:
             continue
         reached.append(slot.address)
         operations: list[Operation] = []
-        if errors is not None and not errors & _SURPRISE_DOWN:
+        if one.surprise_down_masked is not None and errors is not None and not errors & _SURPRISE_DOWN:
             at, width = _error_mask(slot), reg.UNCORRECTABLE_MASK.width
             operations.append(modify(slot.address, at, width, mask=_SURPRISE_DOWN, value=_SURPRISE_DOWN))
         if control & _MASKED:

@@ -12,6 +12,7 @@ from shared.protocol.fabric import (
     LeaseList,
     Leases,
     LeasesReply,
+    Quarantine,
     Read,
     ReadReply,
     TopologyReply,
@@ -24,7 +25,7 @@ from ._book import Book
 from ._effects import Command
 from ._leases import refuse
 from ._rules import malformed
-from ._silence import Hearing, silent
+from ._silence import Hearing, quarantine_key, silent
 
 
 def read_registers(book: Book, asked: Read) -> Command[ReadReply]:
@@ -51,6 +52,12 @@ def list_leases(book: Book, asked: Leases, hearing: Hearing, now: float) -> Leas
     return LeaseList(
         leases=tuple(_timed(lease, hearing, now) for lease in leases),
         retired=tuple(ended.retired for ended in book.ended if asked.port is None or _touches(book, ended.port, asked)),
+        quarantines=tuple(
+            _aged(one, hearing, now)
+            for one in book.quarantines
+            if asked.port is None or _touches(book, one.port, asked)
+        ),
+        edr=tuple(port for port in book.edr if asked.port is None or _touches(book, port, asked)),
     )
 
 
@@ -62,6 +69,11 @@ def _touches(book: Book, port: object, asked: Leases) -> bool:
 def _timed(lease: Lease, hearing: Hearing, now: float) -> Lease:
     heard = hearing.get(lease.id, now)
     return msgspec.structs.replace(lease, token=0, silent_s=silent(heard, now), age_s=now - heard.opened)
+
+
+def _aged(record: Quarantine, hearing: Hearing, now: float) -> Quarantine:
+    heard = hearing.get(quarantine_key(record.port), now)
+    return msgspec.structs.replace(record, age_s=now - heard.opened)
 
 
 def tell_topology(book: Book) -> AskTopologyReply:

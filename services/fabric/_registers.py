@@ -42,7 +42,8 @@ class Registers:
         function = topology.get(operation.function)
         if operation.verb is Verb.READ:
             return await self.read(operation.function, operation.offset, operation.width)
-        if await self.read(operation.function, VENDOR_ID.offset, VENDOR_ID.width) is None:
+        presence = function.presence
+        if await self.read(operation.function, presence.offset, presence.width) is None:
             return None
         is_command = writes_slot_control(function, operation)
         if is_command:

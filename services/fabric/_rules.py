@@ -10,11 +10,12 @@ from typing import Final
 
 import msgspec
 
-from shared.pcie import Function, Topology
+from shared.pcie import Address, Function, Topology
 from shared.pcie import registers as reg
 from shared.protocol import Reason
 from shared.protocol.fabric import Lease, Operation, Rank, Reach, Verb
 
+from ._firmware import is_theirs
 from ._layout import written
 
 _WIDTHS: Final = frozenset({1, 2, 4})
@@ -70,31 +71,74 @@ def masks(lease: Lease, function: Function) -> bool:
     return saved or (function.hotplug_capable and lease.reach is not Reach.NOTHING)
 
 
-def _unmasked_reset(operation: Operation, function: Function, lease: Lease) -> bool:
-    return lease.reach is not Reach.RESET and resets(operation, function, lease.rank)
+class Ground(msgspec.Struct, frozen=True):
+    """What operations are judged on: the lease, the host, and the EDR events that are open."""
+
+    lease: Lease
+    topology: Topology
+    edr: tuple[Address, ...] = ()
 
 
-def _enables(operation: Operation, function: Function, lease: Lease) -> bool:
-    if not masks(lease, function):
+def _unmasked_reset(operation: Operation, function: Function, ground: Ground) -> bool:
+    return ground.lease.reach is not Reach.RESET and resets(operation, function, ground.lease.rank)
+
+
+def _enables(operation: Operation, function: Function, ground: Ground) -> bool:
+    if not masks(ground.lease, function):
         return False
     return bool(written(operation, reg.SLOT_CONTROL, function.capabilities.express).sets(int(reg.SLOT_MASKED)))
 
 
-def _unmasks_surprise_down(operation: Operation, function: Function, lease: Lease) -> bool:
+def _unmasks_surprise_down(operation: Operation, function: Function, ground: Ground) -> bool:
     aer = function.capabilities.aer
-    if not aer or not masks(lease, function):
+    if not aer or not masks(ground.lease, function):
         return False
     return bool(written(operation, reg.UNCORRECTABLE_MASK, aer).clears(_SURPRISE_DOWN))
 
 
-def _destroys_evidence(operation: Operation, function: Function, lease: Lease) -> bool:
-    if not masks(lease, function):
+def _destroys_evidence(operation: Operation, function: Function, ground: Ground) -> bool:
+    if not masks(ground.lease, function):
         return False
     latched = reg.SlotStatus.PRESENCE_CHANGED | reg.SlotStatus.LINK_STATE_CHANGED
     return bool(written(operation, reg.SLOT_STATUS, function.capabilities.express).sets(latched))
 
 
-_TABLE: Final[tuple[tuple[Reason, Callable[[Operation, Function, Lease], bool], str], ...]] = (
+def _behind_quarantine(_: Operation, function: Function, ground: Ground) -> bool:
+    above = (bridge.address for bridge in ground.topology.ancestors(function.address))
+    return any(address in ground.lease.quarantined for address in above)
+
+
+def _lets_go_of_quarantine(operation: Operation, function: Function, ground: Ground) -> bool:
+    if function.address not in ground.lease.quarantined:
+        return False
+    caps = function.capabilities
+    return bool(
+        written(operation, reg.BRIDGE_CONTROL).sets(reg.BridgeControl.SECONDARY_BUS_RESET)
+        or written(operation, reg.LINK_CONTROL, caps.express).clears(reg.LinkControl.LINK_DISABLE)
+        or (caps.dpc and written(operation, reg.DPC_STATUS, caps.dpc).sets(reg.DpcStatus.TRIGGER))
+    )
+
+
+def _unmasks_quarantine(operation: Operation, function: Function, ground: Ground) -> bool:
+    if function.address not in ground.lease.quarantined or function.slot is None:
+        return False
+    dllsce = reg.SlotControl.LINK_STATE_CHANGED_ENABLE
+    return bool(written(operation, reg.SLOT_CONTROL, function.capabilities.express).sets(dllsce))
+
+
+def _is_firmwares(operation: Operation, _: Function, ground: Ground) -> bool:
+    return is_theirs(operation, ground.topology, ground.edr)
+
+
+_TABLE: Final[tuple[tuple[Reason, Callable[[Operation, Function, Ground], bool], str], ...]] = (
+    (Reason.QUARANTINED, _behind_quarantine, "it is behind a port in quarantine, and stays as it is"),
+    (Reason.QUARANTINED, _lets_go_of_quarantine, "the port is in quarantine, and stays down until that is lifted"),
+    (Reason.QUARANTINED, _unmasks_quarantine, "the port is in quarantine: only Presence Detect Changed speaks"),
+    (
+        Reason.POLICY,
+        _is_firmwares,
+        "AER and DPC registers are the firmware's outside an EDR event (the host is firmware first)",
+    ),
     (
         Reason.UNMASKED,
         _unmasked_reset,
@@ -106,9 +150,12 @@ _TABLE: Final[tuple[tuple[Reason, Callable[[Operation, Function, Lease], bool], 
 )
 
 
-def object_to(operations: tuple[Operation, ...], lease: Lease, topology: Topology) -> Objection | None:
+def object_to(
+    operations: tuple[Operation, ...], lease: Lease, topology: Topology, edr: tuple[Address, ...] = ()
+) -> Objection | None:
     """Return the first objection to any of the operations, or None."""
     domain = {function.address for function in topology.domain(lease.port)}
+    ground = Ground(lease, topology, edr)
     for operation in operations:
         wrong = malformed(operation)
         if wrong:
@@ -119,7 +166,7 @@ def object_to(operations: tuple[Operation, ...], lease: Lease, topology: Topolog
             continue
         function = topology.get(operation.function)
         for reason, applies, message in _TABLE:
-            if applies(operation, function, lease):
+            if applies(operation, function, ground):
                 return Objection(reason, f"{operation.function} at {operation.offset:#x}: {message}")
     return None
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from shared.pcie import Address
+
 
 class Heard(NamedTuple):
     """Two moments of one lease, in seconds on the loop's clock."""
@@ -23,8 +25,13 @@ def silent(heard: Heard, now: float) -> float:
     return max(now - heard.last, 0.0)
 
 
+def quarantine_key(port: Address) -> str:
+    """Return under which name Hearing knows since when a port has been in quarantine."""
+    return f"quarantine {port}"
+
+
 class Hearing:
-    """Notes when each open lease was last heard from."""
+    """Notes when each open lease was last heard from, and since when each quarantine has been known."""
 
     def __init__(self) -> None:
         self._heard: dict[str, Heard] = {}

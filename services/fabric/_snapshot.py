@@ -13,7 +13,8 @@ import msgspec
 
 from shared.pcie import Function, all_ones, restorable
 from shared.pcie import registers as reg
-from shared.protocol.fabric import Operation, SavedRegister, SavedSlot, Verb
+from shared.protocol.fabric import Operation, SavedLink, SavedRegister, SavedReporting, SavedSlot, Verb
+from shared.recovery import saved_link, silenced
 
 from ._layout import written
 
@@ -25,6 +26,7 @@ class Known(msgspec.Struct, frozen=True):
 
     function: Function
     registers: tuple[SavedRegister, ...] = ()
+    link: SavedLink | None = None  # what the link below negotiated when it was last seen up, if this is a port
 
     def held(self, register: reg.Register, base: int = 0) -> int | None:
         """Return the snapshot's value of a register; None if it is not restorable."""
@@ -34,24 +36,37 @@ class Known(msgspec.Struct, frozen=True):
 
 def take(function: Function, image: bytes) -> Known:
     """Take the snapshot from a function's config space."""
+    link = None
+    if function.is_port:
+        at = function.capabilities.express + reg.LINK_STATUS.offset
+        link = saved_link(function, int.from_bytes(image[at : at + reg.LINK_STATUS.width], "little"))
     return Known(
         function=function,
         registers=tuple(SavedRegister(offset, width, value) for offset, width, value in restorable(function, image)),
+        link=link,
     )
 
 
-def renew(known: Known, operation: Operation, value: int, *, keep_enables: bool) -> Known:
-    """Return the snapshot after software wrote `value`. `keep_enables`: the slot is masked, its enables stay."""
+def renew(
+    known: Known, operation: Operation, value: int, *, keep_enables: bool, quiet: SavedReporting | None = None
+) -> Known:
+    """Return the snapshot after software wrote `value`. `keep_enables`: the slot is masked, its enables stay.
+
+    `quiet`: the reporting of errors is silenced, and what was found stays.
+    """
     actual = msgspec.structs.replace(operation, verb=Verb.WRITE, value=value)
-    fresh = tuple(_renewed(known.function, one, actual, keep_enables=keep_enables) for one in known.registers)
+    kept = {
+        one.offset: (_enables(known.function, one.offset) if keep_enables else 0)
+        | (silenced(known.function, quiet, one) if quiet is not None else 0)
+        for one in known.registers
+    }
+    fresh = tuple(_renewed(known.function, one, actual, keep=kept[one.offset]) for one in known.registers)
     return known if fresh == known.registers else msgspec.structs.replace(known, registers=fresh)
 
 
-def _renewed(function: Function, one: SavedRegister, operation: Operation, *, keep_enables: bool) -> SavedRegister:
+def _renewed(function: Function, one: SavedRegister, operation: Operation, *, keep: int) -> SavedRegister:
     touched = written(operation, reg.Register("", 0, one.width, ""), one.offset)
-    mask = touched.mask & ~_transient(function, one.offset)
-    if keep_enables:
-        mask &= ~_enables(function, one.offset)
+    mask = touched.mask & ~_transient(function, one.offset) & ~keep
     return SavedRegister(one.offset, one.width, (one.value & ~mask) | (touched.value & mask))
 
 
@@ -79,8 +94,11 @@ def _enables(function: Function, offset: int) -> int:
     return 0
 
 
-def saved_slot(known: Known, control: int | None, mask: int | None) -> SavedSlot:
-    """Return a slot's enables: from its registers where they answered, else from the snapshot."""
+def saved_slot(known: Known, control: int | None, mask: int | None, *, firmware_owned: bool = False) -> SavedSlot:
+    """Return a slot's enables: from its registers where they answered, else from the snapshot.
+
+    `firmware_owned`: Surprise Down is not touched, so there is nothing to restore.
+    """
     caps = known.function.capabilities
     if control is None:
         control = known.held(reg.SLOT_CONTROL, caps.express) or 0
@@ -89,7 +107,7 @@ def saved_slot(known: Known, control: int | None, mask: int | None) -> SavedSlot
     return SavedSlot(
         port=known.function.address,
         enables=control & int(reg.SLOT_MASKED),
-        surprise_down_masked=None if mask is None else bool(mask & _SURPRISE_DOWN),
+        surprise_down_masked=None if mask is None or firmware_owned else bool(mask & _SURPRISE_DOWN),
     )
 
 

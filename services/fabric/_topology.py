@@ -9,25 +9,43 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from shared.pcie import Address, Function, Topology, describe
+import msgspec
+
+from shared.pcie import Address, Function, Topology, describe, describe_virtual, virtual_functions
+from shared.pcie.registers import DeviceType
 
 from ._snapshot import Known, take
 
 
 def discover(images: Mapping[Address, bytes]) -> tuple[Known, ...]:
-    """Describe every function that answers. Its parent is the bridge whose secondary bus it is on."""
-    described = {address: describe(address, image, None) for address, image in images.items()}
-    bridges = {
-        (address.domain, function.secondary): address
-        for address, function in described.items()
-        if function is not None and function.secondary
+    """Describe every function that answers. Its parent is the bridge whose secondary bus it is on.
+
+    Virtual functions say nothing of themselves: they are found where their physical function says that they are.
+    """
+    plain = {address: function for address, image in images.items() if (function := describe(address, image, None))}
+    bridges = {(one.address.domain, one.secondary): one.address for one in plain.values() if one.secondary}
+    integrated = tuple(one.address for one in plain.values() if one.kind is DeviceType.ROOT_COMPLEX_ENDPOINT)
+    found = {
+        address: msgspec.structs.replace(
+            function,
+            parent=bridges.get((address.domain, address.bus)),
+            associated=tuple(one for one in integrated if _reports_to(one, function)),
+        )
+        for address, function in plain.items()
     }
-    found = []
-    for address, image in sorted(images.items()):
-        function = describe(address, image, bridges.get((address.domain, address.bus)))
-        if function is not None:
-            found.append(take(function, image))
-    return tuple(found)
+    for physical in tuple(found.values()):
+        image = images[physical.address]
+        for address in virtual_functions(physical, image):
+            virtual = describe_virtual(address, images[address], physical, image) if address in images else None
+            if virtual is not None:
+                found[address] = virtual
+    return tuple(take(found[address], images[address]) for address in sorted(found))
+
+
+def _reports_to(integrated: Address, collector: Function) -> bool:
+    """Tell whether the endpoint, whatever its function number, is on a device that the collector is told of."""
+    place = integrated.domain, integrated.bus, integrated.device
+    return place in {(each.domain, each.bus, each.device) for each in collector.associated}
 
 
 def topology_of(known: Iterable[Known]) -> Topology:

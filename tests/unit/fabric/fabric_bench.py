@@ -105,6 +105,8 @@ class Bench:
         self.writes: list[tuple[Address, int, int, int]] = []
         self.before_write: Callable[[Address, int, int], None] = lambda *_: None
         self.after_read: Callable[[Address, int], None] = lambda *_: None
+        self.is_firmware_first = False
+        self.answers: list[tuple[Address, int]] = []
 
     # --- Hardware ---
 
@@ -128,6 +130,16 @@ class Bench:
 
     def on_interrupt(self, handler: Any) -> None:
         self.interrupt = handler
+
+    async def firmware_first(self) -> bool | None:
+        return self.is_firmware_first
+
+    def on_firmware_event(self, handler: Any) -> None:
+        self.notify = handler
+
+    async def answer_firmware(self, address: Address, status: int) -> bool:
+        self.answers.append((address, status))
+        return True
 
     # --- What happens on a bench ---
 

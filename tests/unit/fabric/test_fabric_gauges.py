@@ -6,7 +6,7 @@ from services.fabric._book import Book, Holding
 from services.fabric._gauges import lease_gauges
 from services.fabric._silence import Hearing
 from shared.pcie import Address
-from shared.protocol.fabric import Lease, Rank, Reach, Role, SavedSlot
+from shared.protocol.fabric import Lease, Quarantine, Rank, Reach, Role, SavedSlot
 
 PORT, BELOW = Address.parse("0000:3b:00.0"), Address.parse("0000:3d:00.0")
 
@@ -52,6 +52,12 @@ def test_a_mask_s_age_counts_from_its_opening_and_its_holder_s_silence_from_the_
     assert got["holdfast_lease_silent_seconds"] == {("lab", str(PORT), "r-1"): 3.0}
     assert got["holdfast_lease_allowed_seconds"] == {("lab", str(PORT), "r-1"): 5.0}
     assert got["holdfast_leases_open"]["lab", "recovery"] == 1
+
+
+def test_every_port_in_quarantine_is_told() -> None:
+    book = Book(quarantines=(Quarantine(port=PORT, lease="r-1", why="storm"),))
+    readings = [one for one in lease_gauges(book, Hearing(), "lab", 0.0) if one.gauge.name == "holdfast_quarantined"]
+    assert [(one.labels, one.value) for one in readings] == [(("lab", str(PORT)), 1)]
 
 
 def test_a_lease_that_masks_nothing_is_no_mask() -> None:

@@ -10,25 +10,25 @@ from typing import Final, TypeAlias
 
 import msgspec
 
-from shared.pcie import Address, answered
-from shared.pcie.registers import RRS_VENDOR_ID, VENDOR_ID
+from shared.pcie import Address
 from shared.protocol import Message, Reason, Refused
-from shared.protocol.fabric import Lease, Open, Opened, Rank, Reach, RetiredLease
+from shared.protocol.fabric import Lease, Opened, Rank, Reach, RetiredLease
 from shared.protocol.facts import What
 from shared.protocol.records import Recovery
-from shared.protocol.requests import Accepted, Cause, Hold, Recover, Release, Reset
-from shared.recovery import port_reads, port_view, read
+from shared.protocol.requests import Accepted, Break, Cause, Hold, Lift, Recover, Release, Reset
 from shared.runtime import Actor, BusError, LeaseHandle, RefusedError, Request
 
 from . import _takeover
-from ._holds import HoldWork
+from ._breaking import break_lease
+from ._hold_requests import release_hold, take_hold
 from ._journal import Journal, blank, inherit
+from ._lifting import lift
 from ._need import still_needed
-from ._plan import PLANS, Chosen, Unable, choose
+from ._plan import ERRORS, PLANS
+from ._port import Port
 from ._queue import Move, Pending, combine, judge
 from ._recovering import RecoveryWork
-from ._resetting import FUNCTION, INSIDE, METHOD, ResetWork
-from ._work import Work
+from ._reset_requests import begin_reset
 from ._works import Works
 
 RETRY_S: Final = 0.5  # until a cause that waits is tried again; leases that end are hints to try earlier
@@ -69,6 +69,7 @@ class RecoveryActor(Actor[Mail]):
         self._works = works
         self._context = works.context
         self._fabric = works.fabric
+        self._port = Port(port, works, self.nudge)
         self._pending: Pending | None = None
         self._trying: asyncio.TimerHandle | None = None  # when what waits is tried again
 
@@ -122,11 +123,15 @@ class RecoveryActor(Actor[Mail]):
             case Recover():
                 reply = await self._recover(asked)
             case Reset():
-                reply = await self._reset(asked)
+                reply = await begin_reset(self._port, asked)
             case Hold():
-                reply = await self._hold(asked)
+                reply = await take_hold(self._port, asked)
             case Release():
-                reply = self._release(asked)
+                reply = release_hold(self._port, asked)
+            case Break():
+                reply = await break_lease(self._port, asked)
+            case Lift():
+                reply = await lift(self._port, asked)
             case _:
                 raise AssertionError(f"{type(asked).__name__} is not routed here")
         await request.answer(reply)
@@ -134,8 +139,8 @@ class RecoveryActor(Actor[Mail]):
     # --- Recoveries ---
 
     async def _recover(self, asked: Recover) -> Message:
-        if asked.cause not in PLANS:
-            causes = ", ".join(PLANS)
+        if asked.cause not in ERRORS:
+            causes = ", ".join(ERRORS)
             return Refused(reason=Reason.POLICY, message=f"{asked.cause} is not recovered; causes are {causes}")
         running = self._works.recovery_on(self.port)
         move = judge(running.running if running else None, self._pending, asked.cause)
@@ -153,7 +158,7 @@ class RecoveryActor(Actor[Mail]):
 
     async def _start(self, pending: Pending) -> Message:
         """Open the lease and begin; or join, or wait for, whoever stands in the way."""
-        command = self._open(pending.lease, Rank.RECOVERY, pending.cause, reach=PLANS[pending.cause].reach)
+        command = self._port.command(pending.lease, Rank.RECOVERY, pending.cause, reach=self._reach(pending.cause))
         try:
             reply = await self._fabric.open(command)
         except BusError:
@@ -177,13 +182,29 @@ class RecoveryActor(Actor[Mail]):
         self._wait(pending, behind)
         return Accepted(lease=pending.lease)
 
+    def _reach(self, cause: Cause) -> Reach:
+        """Return how far the lease must reach: nowhere on what has no link above it, whose reset is its own (FLR)."""
+        if not self._works.topology.get(self.port).kind.is_bridge:
+            return Reach.NOTHING
+        return Reach.RESET if self._is_storm() else PLANS[cause].reach
+
+    def _is_storm(self) -> bool:
+        """Tell whether the next recovery is one too many; only a port has a link that can be held down."""
+        function = self._works.topology.find(self.port)
+        over = self._works.storms.is_over(self.port, asyncio.get_running_loop().time())
+        return over and function is not None and function.is_port
+
     async def _begin(self, opened: Opened, pending: Pending) -> None:
         left = await self._works.absorbed(opened.absorbed, opened.lease.id, self.port)
-        handle = LeaseHandle(opened.lease)
-        record = inherit(blank(opened.lease, evidence=pending.evidence), left)
+        storm = self._is_storm() and opened.lease.reach is Reach.RESET
+        begun = self._works.storms.begin(self.port, asyncio.get_running_loop().time())
+        record = msgspec.structs.replace(inherit(blank(opened.lease, evidence=pending.evidence), left), begun=begun)
+        if storm:
+            why = f"{len(begun)} recoveries within {begun[-1]:.0f} s"
+            record = msgspec.structs.replace(record, quarantine=(self.port,), why=why)
         journal = Journal(self._context, record)
-        work = RecoveryWork(self._context, self._fabric, self._works.topology, handle, journal)
-        self._launch(work)
+        work = RecoveryWork(self._context, self._fabric, self._works.topology, LeaseHandle(opened.lease), journal)
+        self._port.launch(work)
         work.say(
             What.RECOVERY_STARTED, functions=pending.functions, reach=opened.lease.reach, evidence=pending.evidence
         )
@@ -228,118 +249,6 @@ class RecoveryActor(Actor[Mail]):
             verdicts={},
             why=why,
         )
-
-    # --- Resets ---
-
-    async def _reset(self, asked: Reset) -> Message:
-        topology = self._works.topology
-        function = topology.get(asked.function)
-        chosen = choose(function, topology, asked.method)
-        if isinstance(chosen, Unable):
-            return Refused(reason=chosen.reason, message=chosen.message)
-        if await self._absent(asked.function):
-            return Refused(reason=Reason.ABSENT, message=f"{asked.function} is gone: nothing answers there")
-        if asked.lease is not None:
-            return self._reset_inside(asked, chosen)
-        lease_id = self._works.new_id("u", self.port)
-        reply = await self._fabric.open(self._open(lease_id, Rank.USER, Cause.USER_RESET, reach=chosen.reach))
-        if isinstance(reply, Refused):
-            return reply
-        await self._works.absorbed(reply.absorbed, lease_id, self.port)
-        journal = Journal(self._context, blank(reply.lease, **_details(asked, chosen)))
-        handle = LeaseHandle(reply.lease)
-        work = ResetWork(self._context, self._fabric, topology, handle, journal, asked.function, chosen)
-        self._launch(work)
-        work.say(What.RECOVERY_STARTED, functions=(asked.function,), method=chosen.method, reach=chosen.reach)
-        return Accepted(lease=lease_id)
-
-    def _reset_inside(self, asked: Reset, chosen: Chosen) -> Message:
-        """Reset inside an open hold, whose holder asks for it: he must not wait for himself."""
-        hold = self._works.find(asked.lease or "")
-        domain = [function.address for function in self._works.topology.domain(self.port)]
-        if not isinstance(hold, HoldWork) or not hold.open or hold.port != self.port or asked.function not in domain:
-            return Refused(
-                reason=Reason.UNKNOWN_LEASE, message=f"{asked.lease} is not an open hold that covers {asked.function}"
-            )
-        record = blank(hold.handle.lease, **_details(asked, chosen), **{INSIDE: hold.id})
-        record = msgspec.structs.replace(
-            record, lease=self._works.new_id("u", self.port), cause=Cause.USER_RESET, rank=Rank.USER
-        )
-        work = ResetWork(
-            self._context,
-            self._fabric,
-            self._works.topology,
-            hold.handle,
-            Journal(self._context, record),
-            asked.function,
-            chosen,
-        )
-        self._works.launch(work, work.run_inside(hold.inside), self.nudge)
-        work.say(What.RECOVERY_STARTED, functions=(asked.function,), method=chosen.method, inside=hold.id)
-        return Accepted(lease=work.id)
-
-    async def _absent(self, function: Address) -> bool:
-        """Tell whether the device is known to be gone (P8): no answer, and its port does not hold the link down."""
-        port = self._works.topology.port_above(function)
-        reads = () if port is None else port_reads(port)
-        held = await self._fabric.read((*reads, read(function, VENDOR_ID.offset, VENDOR_ID.width)))
-        if answered(held[-1]) and held[-1] != RRS_VENDOR_ID:
-            return False
-        view = None if port is None else port_view(port, held[:-1])
-        return view is not None and view.looks_gone
-
-    # --- Holds ---
-
-    async def _hold(self, asked: Hold) -> Message:
-        if asked.lease is not None:
-            hold = self._works.find(asked.lease)
-            if not isinstance(hold, HoldWork) or not hold.open:
-                return _no_hold(asked.lease)
-            hold.renew()
-            return Accepted(lease=hold.id, joined=True)
-        lease_id = self._works.new_id("x", self.port)
-        command = self._open(lease_id, Rank.EXTERNAL, Cause.HOLD, reach=Reach.RESET, holder=asked.holder)
-        reply = await self._fabric.open(command)
-        if isinstance(reply, Refused):
-            return reply
-        left = await self._works.absorbed(reply.absorbed, lease_id, self.port)
-        journal = Journal(self._context, inherit(blank(reply.lease), left))
-        work = HoldWork(self._context, self._fabric, self._works.topology, LeaseHandle(reply.lease), journal)
-        self._launch(work)
-        work.say(What.RECOVERY_STARTED, functions=(), reach=Reach.RESET, holder=asked.holder)
-        return Accepted(lease=lease_id)
-
-    def _release(self, asked: Release) -> Message:
-        hold = self._works.find(asked.lease)
-        if not isinstance(hold, HoldWork):
-            return _no_hold(asked.lease)
-        hold.release()
-        return Accepted(lease=hold.id, joined=True)
-
-    # --- Common ---
-
-    def _launch(self, work: Work) -> None:
-        self._works.launch(work, work.run(), self.nudge)
-
-    def _open(self, lease_id: str, rank: Rank, cause: Cause, *, reach: Reach, holder: str = "") -> Open:
-        settings = self._context.settings
-        return Open(
-            id=lease_id,
-            port=self.port,
-            rank=rank,
-            cause=cause,
-            holder=holder or settings.instance,
-            reach=reach,
-            allowed_s=settings.allowed_s,
-        )
-
-
-def _details(asked: Reset, chosen: Chosen) -> dict[str, str]:
-    return {FUNCTION: str(asked.function), METHOD: chosen.method.value}
-
-
-def _no_hold(lease: str) -> Refused:
-    return Refused(reason=Reason.UNKNOWN_LEASE, message=f"{lease} is not a hold of this coordinator, or has ended")
 
 
 def _unable(error: BusError | RefusedError) -> Refused:

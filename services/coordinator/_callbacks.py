@@ -39,6 +39,7 @@ class Call(msgspec.Struct, frozen=True):
     channel: Channel
     lease: str
     token: int
+    within_s: float | None = None  # less patience than the settings ask for: somebody has broken the lease
 
 
 Hear = Callable[[Sequence[Heard]], Awaitable[None]]
@@ -50,6 +51,7 @@ class Drivers:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        self.busy: set[Address] = set()  # whose driver has not come back yet; also after the asker was stopped
 
     async def call(self, call: Call, hear: Hear, waiting: Wait) -> None:
         """Call all functions; return when every one has answered or failed to.
@@ -95,10 +97,13 @@ class Drivers:
     async def _one(self, call: Call, function: Address) -> Heard:
         loop = asyncio.get_running_loop()
         started = loop.time()
+        self.busy.add(function)
         try:
             answer = await self._ask(call, function)
         except TimeoutError:
+            self.busy.discard(function)
             return Heard(function, call.step, Vote.DISCONNECT, None, loop.time() - started, answered=False)
+        self.busy.discard(function)
         vote = answer.vote
         if vote is Vote.NO_HANDLER and answer.has_callbacks:
             vote = Vote.NONE  # only this callback is missing, which the kernel passes over
@@ -109,7 +114,8 @@ class Drivers:
             function=function, step=call.step, channel=call.channel, lease=call.lease, token=call.token
         )
         try:
-            reply = await call_driver(self._context, message)
+            async with asyncio.timeout(call.within_s):
+                reply = await call_driver(self._context, message)
         except NobodyListens:
             return DriverAnswer(vote=Vote.NONE)  # nobody drives it
         except ProtocolError as error:

@@ -17,7 +17,7 @@ from shared.protocol import Message, Reason, Refused, subjects
 from shared.protocol.fabric import Role
 from shared.protocol.facts import What
 from shared.protocol.records import RecoveryState
-from shared.protocol.requests import Hold, Recover, Release, Reset
+from shared.protocol.requests import Break, Hold, Lift, Recover, Release, Reset
 from shared.runtime import (
     Actor,
     BusError,
@@ -33,6 +33,7 @@ from shared.runtime import (
 )
 
 from ._actor import Asked, RecoveryActor, Reopen, TakeOver
+from ._breaking import breakable
 from ._journal import record_of
 from ._works import Works
 
@@ -113,7 +114,14 @@ class Desk(Actor[Request]):
         def take(request: Request) -> None:
             self.tell(request)
 
-        kinds: dict[str, type[Message]] = {"recover": Recover, "reset": Reset, "hold": Hold, "release": Release}
+        kinds: dict[str, type[Message]] = {
+            "recover": Recover,
+            "reset": Reset,
+            "hold": Hold,
+            "release": Release,
+            "break": Break,
+            "lift": Lift,
+        }
         endpoints = {subjects.coordinator(name, what): (kind, take) for what, kind in kinds.items()}
         return (
             await bus.serve(f"coordinator-{name}", endpoints),
@@ -152,8 +160,18 @@ class Desk(Actor[Request]):
     async def _port_of(self, asked: Message) -> Address | Refused:
         """Return the port whose actor handles the request."""
         match asked:
-            case Recover() | Hold(lease=None):
+            case Recover():
+                return await self._lease_port(asked.port, itself=True)
+            case Hold(lease=None):
                 return await self._lease_port(asked.port)
+            case Lift():
+                found = await self._lease_port(asked.port)
+                if found == asked.port or isinstance(found, Refused):
+                    return found
+                return Refused(reason=Reason.UNKNOWN_PORT, message=f"{asked.port} is not a port: name {found}")
+            case Break():
+                work = self._works.find(asked.lease)
+                return await self._port_of_lease(asked.lease) if work is None else work.port
             case Reset():
                 found = await self._lease_port(asked.function, itself=True)
                 work = self._works.find(asked.lease) if asked.lease is not None else None
@@ -165,6 +183,15 @@ class Desk(Actor[Request]):
                 return Refused(reason=Reason.UNKNOWN_LEASE, message=f"{lease} is not a hold of this host, or has ended")
             case _:
                 raise AssertionError(f"{type(asked).__name__} is not served here")
+
+    async def _port_of_lease(self, lease_id: str) -> Address | Refused:
+        """Return the port of a lease that nobody works under here."""
+        try:
+            listed = await self._fabric.leases()
+        except (BusError, RefusedError) as error:
+            return Refused(reason=Reason.STOPPING, message=f"the fabric does not answer; ask again ({error!r})")
+        lease = breakable(next((one for one in listed.leases if one.id == lease_id), None), lease_id)
+        return lease if isinstance(lease, Refused) else lease.port
 
     async def _lease_port(self, address: Address, *, itself: bool = False) -> Address | Refused:
         """Return the port that a lease for `address` is taken on; `itself` where no port is above, if that will do."""

@@ -1,7 +1,8 @@
 """A hold: an external lease, kept for a program that resets the device behind our back.
 
 The coordinator beats for it only while its user says, within `allowed`, that he lives. When he is silent or releases
-it, the port is rolled forward from whatever the program left, and closed.
+it, the port is rolled forward from whatever the program left, and closed. One that is broken refuses what its user says
+next: he ends his program and releases, or falls silent, and only then the lease goes on to its end.
 """
 
 from __future__ import annotations
@@ -30,12 +31,18 @@ class HoldWork(Work):
         super().__init__(context, fabric, topology, handle, journal)
         self._heard = asyncio.get_running_loop().time()
         self._released = asyncio.Event()
+        self._waiting = False  # its user's program may still run
         self.inside = asyncio.Lock()  # one reset inside the hold at a time
 
     @property
     def open(self) -> bool:
         """Whether the user still may renew, or run something inside."""
-        return not self._released.is_set()
+        return not self._released.is_set() and self.journal.record.broken is None
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the user's program may still run: the lease must not end under it (P7)."""
+        return self._waiting
 
     def renew(self) -> None:
         """Note that the user lives."""
@@ -49,7 +56,9 @@ class HoldWork(Work):
         """Hold until released or silent; then roll forward."""
         if self.journal.record.step in {Step.OPENED, HELD}:
             await self.enter(HELD)
+            self._waiting = True
             await self._await_end()
+            self._waiting = False
         async with self.inside:  # a reset inside the hold ends first: it owes the hardware its own roll forward
             verified = await self.roll_forward()
         here = tuple(one for one in self.functions if verified.result(one) is Result.RECOVERED)

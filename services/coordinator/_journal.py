@@ -45,17 +45,21 @@ class Journal:
     def note(self, step: str, function: Address, vote: Vote, *, answered: bool = True) -> None:
         """Note one answer; `save` makes it durable."""
         told = {**self.record.told, step: {**self.told(step), str(function): vote}}
-        self._replace(told=told)
+        self.change(told=told)
         if not answered:
             self.detail(**{_UNANSWERED: [*self.unanswered, str(function)]})
 
     def detail(self, **details: Any) -> None:
         """Note details; `save` makes them durable."""
-        self._replace(details={**self.record.details, **details})
+        self.change(details={**self.record.details, **details})
+
+    def change(self, **fields: Any) -> None:
+        """Note fields of the record; `save` makes them durable."""
+        self.record = msgspec.structs.replace(self.record, **fields)
 
     async def enter(self, step: str, **changes: Any) -> None:
         """Write that a step begins. Only when this has returned may the step begin."""
-        self._replace(step=step, **changes)
+        self.change(step=step, **changes)
         await self.save()
 
     async def save(self) -> None:
@@ -78,9 +82,6 @@ class Journal:
         """Write the end."""
         self.detail(**details)
         await self.enter(Step.CLOSED, state=RecoveryState.CLOSED, verdicts=dict(verdicts))
-
-    def _replace(self, **changes: Any) -> None:
-        self.record = msgspec.structs.replace(self.record, **changes)
 
 
 def blank(lease: Lease, **details: Any) -> Recovery:

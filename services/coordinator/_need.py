@@ -13,12 +13,16 @@ async def still_needed(fabric: FabricClient, topology: Topology, port: Address, 
     """Tell whether the port is still contained, or any function of its domain still has an uncorrectable error.
 
     A function that does not answer needs a recovery as well: nobody can say that it does not. And one without AER has
-    only the root port to speak for it, where aer leaves the message until it has been heard.
+    only the root port (of what is integrated, the event collector) to speak for it, where aer leaves the message until
+    it has been heard. What firmware reports is needed until firmware has its answer, whatever the registers hold.
     """
+    if cause is Cause.EDR:
+        return port in (await fabric.leases()).edr
     bridge = topology.get(port)
-    view = port_view(bridge, await fabric.read(port_reads(bridge)))
-    if view is None or view.contained:
-        return True
+    if bridge.kind.is_bridge:
+        view = port_view(bridge, await fabric.read(port_reads(bridge)))
+        if view is None or view.contained:
+            return True
     if cause is Cause.DPC:
         return False
     if await _signalled(fabric, topology, port):
@@ -34,7 +38,7 @@ async def still_needed(fabric: FabricClient, topology: Topology, port: Address, 
 
 
 async def _signalled(fabric: FabricClient, topology: Topology, port: Address) -> bool:
-    root = topology.root_port(port)
+    root = topology.root_port(port) or next((one for one in topology if port in one.associated), None)
     if root is None or not root.capabilities.aer:
         return False
     at = root.capabilities.aer + ROOT_ERROR_STATUS.offset

@@ -16,7 +16,7 @@ from shared.protocol.requests import Cause, Recover
 
 from ._plan import PLANS
 
-_SEVERITY: Final = (Cause.AER_NONFATAL, Cause.AER_FATAL, Cause.DPC)
+_SEVERITY: Final = (Cause.AER_NONFATAL, Cause.AER_FATAL, Cause.DPC, Cause.EDR)
 
 
 class Running(msgspec.Struct, frozen=True):

@@ -4,13 +4,17 @@ A step is written into the journal before it begins, so a successor finds in the
 step may run twice: registers are read before they are written, and drivers that have been told are not told again.
 
     OPENED ─ ERROR_DETECTED ─┬──────────── reset asked ────────────┬─ RESET ─ RELEASE…VERIFY ─ SLOT_RESET ─┐
-                             ├─ CAN_RECOVER ─ MMIO_ENABLED ─ reset ┤                                       │
+                             ├─ CAN_RECOVER ─ MMIO_ENABLED ─ reset ┤      └─ again ─┤└ QUARANTINE ┘        │
                              └──────── nothing asked ─┴─ ERRORS ───┘ (a second cause escalates)            │
                                                         └──────────────── RESUME ─ CLOSE ─ CLOSED ─────────┘
+
+A storm goes from OPENED to QUARANTINE, the lifting of a quarantine from OPENED to RELEASE, and the firmware's word of a
+containment that is not there by ERRORS to CLOSE.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -42,6 +46,11 @@ STEPS: Final[dict[Step, Row]] = {
     Step.RESTORE: Row("the mask", "config space, top-down", "every function that is the same is configured as it was"),
     Step.ERRORS: Row("the mask", "error status, cleared", "old and provoked errors are published and cleared"),
     Step.VERIFY: Row("the mask", "nothing", "we know who answers; further causes queue from here on"),
+    Step.QUARANTINE: Row(
+        "the mask",
+        "Software Trigger or Link Disable",
+        "ports that do not come up are held down, whoever dies from here on",
+    ),
     Step.SLOT_RESET: Row("the mask", "nothing", "drivers know of the reset; those without callbacks are bound again"),
     Step.RESUME: Row("the mask", "nothing", "drivers go on"),
     Step.CLOSE: Row("the mask", "the masked bits, as found", "the lease is retired"),
@@ -55,7 +64,11 @@ class Situation(msgspec.Struct, frozen=True):
     """What decides the next step."""
 
     reset: bool  # by plan, by vote, or by a second cause
-    votes: Vote  # of the last callback step, merged
+    votes: Vote = Vote.NONE  # of the last callback step, merged
+    retry: bool = False  # ports did not come up, and are reset once more
+    quarantine: bool = False  # ports are to be held down for good
+    lift: bool = False  # a quarantine ends: its drivers have heard long ago, and the link is down
+    idle: bool = False  # there is nothing to recover
 
 
 def before(one: Step, other: Step) -> bool:
@@ -69,15 +82,30 @@ def joinable(step: Step) -> bool:
 
 
 def following(step: Step, now: Situation) -> Step:
-    """Return the step that follows. Raises KeyError for CLOSED and for steps inside rolling forward."""
-    reset = now.reset or now.votes is Vote.NEED_RESET
-    if step in {Step.ERROR_DETECTED, Step.MMIO_ENABLED, Step.ERRORS} and reset:
-        return Step.RESET
-    if step is Step.ERROR_DETECTED and now.votes is Vote.CAN_RECOVER:
-        return Step.MMIO_ENABLED
+    """Return the step that follows: the first branch that fits, else the usual one.
+
+    Raises KeyError for CLOSED and for steps inside rolling forward.
+    """
+    for at, fits, then in _BRANCHES:
+        if step in at and fits(now):
+            return then
     return _NEXT[step]
 
 
+_BRANCHES: Final[tuple[tuple[frozenset[Step], Callable[[Situation], bool], Step], ...]] = (
+    (frozenset({Step.OPENED}), lambda now: now.quarantine, Step.QUARANTINE),
+    (frozenset({Step.OPENED}), lambda now: now.lift, Step.RELEASE),
+    (frozenset({Step.OPENED}), lambda now: now.idle, Step.ERRORS),
+    (frozenset({Step.ERRORS}), lambda now: now.idle, Step.CLOSE),
+    (
+        frozenset({Step.ERROR_DETECTED, Step.MMIO_ENABLED, Step.ERRORS}),
+        lambda now: now.reset or now.votes is Vote.NEED_RESET,
+        Step.RESET,
+    ),
+    (frozenset({Step.ERROR_DETECTED}), lambda now: now.votes is Vote.CAN_RECOVER, Step.MMIO_ENABLED),
+    (frozenset({Step.RELEASE}), lambda now: now.retry, Step.RESET),
+    (frozenset({Step.RELEASE}), lambda now: now.quarantine, Step.QUARANTINE),
+)
 _NEXT: Final[dict[Step, Step]] = {
     Step.OPENED: Step.ERROR_DETECTED,
     Step.ERROR_DETECTED: Step.ERRORS,
@@ -85,6 +113,7 @@ _NEXT: Final[dict[Step, Step]] = {
     Step.RESET: Step.RELEASE,
     Step.RELEASE: Step.SLOT_RESET,
     Step.ERRORS: Step.RESUME,
+    Step.QUARANTINE: Step.SLOT_RESET,
     Step.SLOT_RESET: Step.RESUME,
     Step.RESUME: Step.CLOSE,
     Step.CLOSE: Step.CLOSED,

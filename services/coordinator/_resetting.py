@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from shared.pcie import Address, Topology, timing
-from shared.pcie.registers import DEVICE_CONTROL, DeviceControl
+from shared.pcie import Address, Topology
 from shared.protocol.fabric import FunctionOutcome, Result
 from shared.protocol.facts import What
-from shared.protocol.requests import Channel, DriverStep, ResetMethod
-from shared.recovery import Step, modify
+from shared.protocol.requests import Channel, DriverStep
+from shared.recovery import Step
 from shared.runtime import BusError, Context, FabricClient, Fenced, LeaseHandle, RefusedError
 
+from ._function_resets import IN_FUNCTION, reset_function
 from ._journal import Journal
 from ._plan import Chosen
 from ._work import Work
@@ -36,13 +36,16 @@ class ResetWork(Work):
         topology: Topology,
         handle: LeaseHandle,
         journal: Journal,
-        function: Address | None,
         chosen: Chosen | None,
     ) -> None:
         super().__init__(context, fabric, topology, handle, journal)
-        self._function = function
         self._chosen = chosen
         self._outcomes: tuple[FunctionOutcome, ...] = ()  # of rolling forward: the last word only inside a hold
+
+    @property
+    def inside(self) -> str | None:
+        """The hold in whose lease it runs, if it has none of its own."""
+        return self.journal.record.details.get(INSIDE)
 
     async def run_inside(self, turn: asyncio.Lock) -> None:
         """Do the work inside a lease that another work keeps and closes, when it is its turn there."""
@@ -57,7 +60,9 @@ class ResetWork(Work):
     async def perform(self) -> None:
         """Prepare the drivers, reset, roll forward, tell the drivers. A successor does not reset again what was reset."""
         hits = self._hits()
-        if self._chosen is not None and self.journal.record.step in {Step.OPENED, DriverStep.RESET_PREPARE}:
+        record = self.journal.record
+        begins = record.step in {Step.OPENED, DriverStep.RESET_PREPARE} and record.broken is None
+        if self._chosen is not None and begins:
             await self.enter(DriverStep.RESET_PREPARE)
             await self.tell(DriverStep.RESET_PREPARE, hits)
             await self.enter(Step.RESET)
@@ -72,18 +77,11 @@ class ResetWork(Work):
 
     async def _reset(self, chosen: Chosen) -> None:
         self.say(What.RECOVERY_PROGRESS, step=Step.RESET, method=chosen.method)
-        assert self._function is not None  # whoever has chosen knows for what
-        if chosen.method is ResetMethod.FLR:
-            function = self.topology.get(self._function)
-            bit = int(DeviceControl.INITIATE_FLR)
-            offset = function.capabilities.express + DEVICE_CONTROL.offset
-            flr = modify(function.address, offset, DEVICE_CONTROL.width, mask=bit, value=bit)
-            await self.fabric.execute(self.handle, (flr,))
-            await asyncio.sleep(timing.FLR_COMPLETION)
-            return
-        above = self.topology.port_above(self._function)  # inside a hold, not always the port of the lease
-        assert above is not None  # or the method would not have been chosen
-        await self.secondary_bus_reset(above.address)
+        function = self.topology.get(chosen.at)
+        if chosen.method in IN_FUNCTION:
+            await self.drive(reset_function(function, chosen.method))
+        else:
+            await self.secondary_bus_reset(function.address)
 
     def _hits(self) -> tuple[Address, ...]:
         """Return the functions whose drivers are told: those that the method hits."""

@@ -6,6 +6,7 @@ step that the journal names. What drivers have been told already is in the journ
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Final
 
@@ -20,11 +21,14 @@ from shared.protocol.requests import ResetMethod
 from shared.recovery import Step
 from shared.runtime import LeaseHandle
 
+from ._function_resets import IN_FUNCTION
 from ._holds import HoldWork
 from ._journal import Journal, blank, inherit, record_of
+from ._opening import named
 from ._plan import PLANS, Chosen, choose
 from ._recovering import RecoveryWork
 from ._resetting import FUNCTION, INSIDE, METHOD, ResetWork
+from ._salvage import Salvage
 from ._votes import verdict
 from ._work import Work
 from ._works import Works
@@ -37,11 +41,11 @@ async def adopt(works: Works, lease: Lease, ended: Callable[[], object]) -> None
     if works.find(lease.id) is not None:
         return
     # The journal first, which only the host's owner writes: whoever cannot read it leaves the lease to fall silent.
-    record = await _record_of(works, lease)
+    record = await record_under(works, lease)
     _go_on(works, await works.fabric.adopt(lease.id), record, ended)
 
 
-async def _record_of(works: Works, lease: Lease) -> Recovery:
+async def record_under(works: Works, lease: Lease) -> Recovery:
     """Return a lease's journal; for one who died before he wrote any, a blank one with what those absorbed left."""
     found = await _journal_of(works, lease.port)
     if found is not None and found.lease == lease.id:
@@ -69,7 +73,7 @@ async def reopen(works: Works, record: Recovery, retired: RetiredLease | None, e
     settings = works.context.settings
     command = Open(
         id=works.new_id("r" if record.rank is Rank.RECOVERY else "u", record.port),
-        port=record.port,
+        port=named(record.port, works.topology),
         rank=record.rank,
         cause=record.cause,
         holder=settings.instance,
@@ -86,6 +90,9 @@ async def reopen(works: Works, record: Recovery, retired: RetiredLease | None, e
 
 
 def _go_on(works: Works, handle: LeaseHandle, record: Recovery, ended: Callable[[], object]) -> None:
+    if record.rank is Rank.RECOVERY and record.begun:
+        ages = tuple(age + handle.lease.age_s for age in record.begun)
+        works.storms.take_over(record.port, ages, asyncio.get_running_loop().time())
     work = _work(works, handle, record)
     works.launch(work, work.run(), ended)
     work.say(What.RECOVERY_PROGRESS, taken_over=True, step=record.step)
@@ -98,12 +105,14 @@ def _work(works: Works, handle: LeaseHandle, record: Recovery) -> Work:
     """
     journal = Journal(works.context, record)
     common = (works.context, works.fabric, works.topology, handle, journal)
+    if (failure := works.hopeless(handle.id)) is not None:
+        return Salvage(*common, failure)
     if record.rank is Rank.RECOVERY and record.cause in PLANS and record.step in _RESUMABLE:
         return RecoveryWork(*common)
     if record.rank is Rank.USER:
         function = record.details.get(FUNCTION)
         address = None if function is None else Address.parse(function)
-        return ResetWork(*common, address, _chosen(works, address, record.details.get(METHOD)))
+        return ResetWork(*common, _chosen(works, address, record.details.get(METHOD)))
     return HoldWork(*common)
 
 
@@ -112,7 +121,7 @@ def _chosen(works: Works, address: Address | None, method: str | None) -> Chosen
     function = None if address is None else works.topology.find(address)
     if function is None or method is None:
         return None
-    chosen = choose(function, works.topology, ResetMethod(method))
+    chosen = choose(function, works.topology, ResetMethod(method), IN_FUNCTION, domain=True)  # it was able, and allowed
     return chosen if isinstance(chosen, Chosen) else None
 
 

@@ -57,11 +57,11 @@ def verdict(function: str, result: Result, told: Told, unanswered: Iterable[str]
     """Return what became of one function: the hardware's outcome first, then what its driver says."""
     if result is not Result.RECOVERED:
         return _HARDWARE[result]
+    bound = told.get(DriverStep.BIND, {}).get(function)
+    if bound is not None and function not in unanswered:  # bound anew: what its driver said before is forgotten
+        return Verdict.FAILED if bound is Vote.DISCONNECT else Verdict.REBOUND
     if gave_up(function, told, unanswered):
         return Verdict.FAILED
-    bound = told.get(DriverStep.BIND, {}).get(function)
-    if bound is not None:
-        return Verdict.FAILED if bound is Vote.DISCONNECT else Verdict.REBOUND
     return Verdict.FAILED if function in told.get(DriverStep.UNBIND, {}) else Verdict.KEPT
 
 
@@ -69,4 +69,5 @@ _HARDWARE: Final[dict[Result, Verdict]] = {
     Result.REPLACED: Verdict.REPLACED,
     Result.REMOVED: Verdict.REMOVED,
     Result.FAILED: Verdict.FAILED,
+    Result.QUARANTINED: Verdict.QUARANTINED,
 }

@@ -12,12 +12,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Final, TypeVar
 
-from shared.pcie import Address, Topology
+from shared.pcie import Address, Topology, timing
 from shared.pcie.registers import BRIDGE_CONTROL, BridgeControl
 from shared.protocol import Reason, Refused
-from shared.protocol.fabric import Condition, FunctionOutcome
+from shared.protocol.fabric import Closed, Condition, FunctionOutcome
 from shared.protocol.facts import What
-from shared.protocol.requests import Channel, DriverStep
+from shared.protocol.records import Verdict
+from shared.protocol.requests import Channel, DriverStep, Vote
 from shared.recovery import (
     Bounds,
     Do,
@@ -35,10 +36,15 @@ from shared.recovery import (
 from shared.runtime import BusError, Context, FabricClient, Fenced, LeaseHandle, RefusedError, WrongRevision, keep_alive
 
 from ._callbacks import Call, Drivers, Heard
+from ._holding_down import left_alone
 from ._journal import Journal
 from ._votes import verdict
 
+BROKEN_DRIVER_S: Final = 5.0  # for one callback under a lease that was broken: enough for a driver that works
+
 R = TypeVar("R")
+
+_TO_BE_PUT_RIGHT: Final = frozenset({Reason.IN_RESET, Reason.CONDITION, Reason.POLICY})  # what close refuses for
 
 # Why work ends before its end: most special first.
 _STOPPED: Final = (
@@ -61,8 +67,10 @@ class Work(ABC):
         self.handle = handle
         self.journal = journal
         self.finished = False  # the lease has been closed; false after a stop in the middle
-        self._closing = False
+        self.closing = False  # the fabric has been asked to close, and finishes it
+        self.failure = ""  # what the fabric refused, and ended the work by it
         self._drivers = Drivers(context)
+        self._telling = ""  # the callback under way, as the journal calls it
         self._began = asyncio.get_running_loop().time() - handle.lease.age_s
 
     @property
@@ -92,6 +100,7 @@ class Work(ABC):
                 await self.conclude(outcomes)
         except (Fenced, RefusedError, BusError) as error:
             why = next(text for kind, text in _STOPPED if isinstance(error, kind))
+            self.failure = str(error) if isinstance(error, RefusedError) else ""
             self.context.log.warning("work stopped", **self._keys, why=why, error=str(error) or repr(error))
 
     async def _until_lost(self) -> tuple[FunctionOutcome, ...] | None:
@@ -100,7 +109,7 @@ class Work(ABC):
         losing = asyncio.create_task(self.handle.lost.wait(), name=f"loss {self.id}")
         try:
             await asyncio.wait({working, losing}, return_when=asyncio.FIRST_COMPLETED)
-            if working.done() or self._closing:
+            if working.done() or self.closing:
                 return await working
             self.context.log.warning("work stopped", **self._keys, why="the lease is lost")
             return None
@@ -113,7 +122,7 @@ class Work(ABC):
         await self.look_around()
         await self.perform()
         await self.enter(Step.CLOSE)
-        self._closing = True
+        self.closing = True
         return await self._close()
 
     async def look_around(self) -> None:
@@ -121,15 +130,23 @@ class Work(ABC):
         self.topology = await self.fabric.topology()
 
     async def _close(self) -> tuple[FunctionOutcome, ...]:
-        """Have the fabric verify, drain, unmask and retire. A reset bit that is still set is rolled forward first."""
-        reply = await self.fabric.close(self.handle)
-        if isinstance(reply, Refused) and reply.reason is Reason.IN_RESET:
-            await self.roll_forward()
+        """Have the fabric verify, drain, unmask and retire. What it refuses for is put right first, once."""
+        reply = await self._ask_to_close()
+        if isinstance(reply, Refused) and reply.reason in _TO_BE_PUT_RIGHT:
+            await self.make_closable()
             await self.enter(Step.CLOSE)
-            reply = await self.fabric.close(self.handle)
+            reply = await self._ask_to_close()
         if isinstance(reply, Refused):
             raise RefusedError(reply)
         return reply.outcomes
+
+    async def _ask_to_close(self) -> Closed | Refused:
+        record = self.journal.record
+        return await self.fabric.close(self.handle, record.quarantine, record.why)
+
+    async def make_closable(self) -> None:
+        """Clear reset bits that are still set."""
+        await self.roll_forward()
 
     async def conclude(self, outcomes: Sequence[FunctionOutcome]) -> None:
         """Journal and say what became of every function."""
@@ -139,9 +156,11 @@ class Work(ABC):
             str(one.function): verdict(str(one.function), one.result, record.told, self.journal.unanswered)
             for one in outcomes
         }
+        slower = {str(one.function) for one in outcomes if one.degraded}
+        degraded = tuple(one for one in verdicts if one in slower and verdicts[one] in {Verdict.KEPT, Verdict.REBOUND})
         took = round(asyncio.get_running_loop().time() - self._began, 3)
         await self.journal.close(verdicts, took_s=took)
-        self.say(What.RECOVERY_CLOSED, verdicts=verdicts, took_s=took)
+        self.say(What.RECOVERY_CLOSED, verdicts=verdicts, degraded=degraded, took_s=took)
 
     # --- What all work is made of ---
 
@@ -179,7 +198,11 @@ class Work(ABC):
         """Journal the steps of the lease's own port; turn everything else that is worth it into facts."""
         detail = dict(note.detail)
         port = Address.parse(detail.pop("port")) if detail.get("port") else self.port
-        if "released" in detail:
+        if "degraded" in detail or "from" in detail:
+            why = f"the link came back with {detail['to']}, and had {detail['from']}"
+            state = "degraded" if detail.get("degraded") else None
+            self.say(What.RECOVERY_PROGRESS, port, step=note.step, retrain=detail.get("retrain"), state=state, why=why)
+        elif "released" in detail:
             self.say(What.CONTAINMENT_RELEASED, port, **detail)
         elif "waited_s" in detail:
             self.say(What.RECOVERY_PROGRESS, port, step=note.step, **detail)
@@ -192,10 +215,14 @@ class Work(ABC):
             await self.enter(note.step)
 
     async def roll_forward(self) -> Verified:
-        """Take the lease's domain from wherever it is to restored and verified."""
-        settings = self.context.settings
-        bounds = Bounds(link_s=settings.link_s, ready_s=settings.ready_s)
-        return await self.drive(roll_forward(self.handle.lease, self.topology, bounds))
+        """Take the lease's domain from wherever it is to restored and verified; not what is to be held down."""
+        settings, record, lease = self.context.settings, self.journal.record, self.handle.lease
+        # Whoever breaks a lease does not wait for what is slow either: such a function fails.
+        ready_s = settings.ready_s if record.broken is None else min(settings.ready_s, timing.VENDOR_ID_MAX)
+        bounds = Bounds(link_s=min(settings.link_s, ready_s), ready_s=ready_s)
+        return await self.drive(
+            roll_forward(left_alone(lease, record.quarantine, self.topology), self.topology, bounds)
+        )
 
     async def secondary_bus_reset(self, address: Address) -> None:
         """Set Secondary Bus Reset of a port of the domain; rolling forward clears it. Not over containment.
@@ -252,8 +279,15 @@ class Work(ABC):
             names = [str(function) for function in functions]
             self.say(What.RECOVERY_PROGRESS, step=call.step, waiting=names, waited_s=round(waited_s, 3))
 
-        call = Call(step, asked, channel, self.id, self.handle.token)
+        within_s = None if self.journal.record.broken is None else BROKEN_DRIVER_S
+        call = Call(step, asked, channel, self.id, self.handle.token, within_s)
+        self._telling = key
         await self._drivers.call(call, hear, waiting)
+
+    def give_up_waiting(self) -> None:
+        """Note that whoever is in a callback now has not answered. For a work that was stopped."""
+        for function in sorted(self._drivers.busy):
+            self.journal.note(self._telling, function, Vote.DISCONNECT, answered=False)
 
     async def end_preparation(self, functions: Sequence[Address]) -> None:
         """Tell reset_done to those who heard reset_prepare of a reset whose lease this one has absorbed."""

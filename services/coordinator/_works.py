@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from itertools import count
-from typing import Any
+from typing import Any, Final
 
 from shared.pcie import Address, Topology
 from shared.protocol.facts import What
@@ -15,7 +16,11 @@ from shared.protocol.requests import Cause
 from shared.runtime import BusError, Context, FabricClient
 
 from ._recovering import RecoveryWork
+from ._resetting import ResetWork
+from ._storms import Storms
 from ._work import Work
+
+ALIKE_MAX: Final = 3  # so often a work may end by the same failure under one lease
 
 
 class Works:
@@ -29,6 +34,8 @@ class Works:
         assert context.ownership is not None
         self._ownership = context.ownership
         self._count = count(1)
+        self._failures: Counter[tuple[str, str]] = Counter()  # (lease, how its work failed) -> how often
+        self.storms = Storms(context.settings.storm_recoveries, context.settings.storm_s)
 
     def new_id(self, kind: str, port: Address) -> str:
         """Return an id that no lease ever had: revisions start again when NATS forgets (K7), a tenure's nonce does not."""
@@ -58,11 +65,34 @@ class Works:
         def done(task: asyncio.Task[None]) -> None:
             if self._running.get(work.id, (None, None))[1] is task:
                 del self._running[work.id]
+            failure = work.failure
             if not task.cancelled() and (crash := task.exception()) is not None:
                 self.context.log.error("work crashed", lease=work.id, exc_info=crash)
+                failure = repr(crash)
+            if failure:
+                self._failures[work.id, failure] += 1
+            if work.finished:
+                self._failures = Counter({key: times for key, times in self._failures.items() if key[0] != work.id})
             ended()
 
         task.add_done_callback(done)
+
+    def hopeless(self, lease: str) -> str | None:
+        """Return how the work under this lease failed too often to be tried again, if it did."""
+        often = (how for (name, how), times in self._failures.items() if name == lease and times >= ALIKE_MAX)
+        return next(often, None)
+
+    async def stop(self, work: Work) -> None:
+        """Stop a work in its tracks, and wait until it has."""
+        _, task = self._running[work.id]
+        task.cancel()
+        await asyncio.wait({task})
+
+    async def stop_inside(self, hold: str) -> None:
+        """Stop the resets that run inside a hold: it rolls forward what they leave."""
+        for work, _ in tuple(self._running.values()):
+            if isinstance(work, ResetWork) and work.inside == hold:
+                await self.stop(work)
 
     async def absorbed(self, leases: tuple[str, ...], heir: str, port: Address) -> tuple[Recovery, ...]:
         """Stop the works whose leases an heir has absorbed, and journal so where the heir's record does not stand.

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from services.coordinator._recovery import STEPS
+from shared.protocol import Refused
 from shared.protocol.fabric import Closed, Reach
 from shared.protocol.records import RecoveryState, Verdict
 from shared.protocol.requests import Cause, Channel, DriverCall, DriverStep, Vote
@@ -44,7 +46,7 @@ def test_every_step_is_journalled_before_it_begins(in_virtual_time: InVirtualTim
         await rig.work().run()
         told = rig.story
         steps = [line.removeprefix("journal ") for line in told if line.startswith("journal ")]
-        assert steps == [step for step in STEPS if step not in {Step.OPENED, Step.MMIO_ENABLED}]
+        assert steps == [step for step in STEPS if step not in {Step.OPENED, Step.MMIO_ENABLED, Step.QUARANTINE}]
         assert place(told, "journal error_detected") < place(told, "error_detected")
         assert place(told, "journal release") < place(told, f"write {ROOT}")
         assert place(told, "journal restore") < place(told, "write 0000:01:00.0")
@@ -167,7 +169,8 @@ def test_p4_no_driver_resumes_on_another_device(in_virtual_time: InVirtualTime) 
 
 def test_p2_a_successor_finishes_from_every_step_and_tells_nobody_twice(in_virtual_time: InVirtualTime) -> None:
     async def story() -> None:
-        for step in [step for step in STEPS if step not in {Step.OPENED, Step.MMIO_ENABLED, Step.CLOSED}]:
+        never = {Step.OPENED, Step.MMIO_ENABLED, Step.QUARANTINE, Step.CLOSED}
+        for step in [step for step in STEPS if step not in never]:
             rig = WorkBench()
             rig.bench.trigger(ROOT)
             rig.stop_before = step
@@ -213,14 +216,14 @@ def test_p10_a_beat_that_the_close_overtook_does_not_keep_the_end_from_being_tol
         rig.bench.trigger(ROOT)
         close = rig.close
 
-        async def close_and_answer_late(handle: LeaseHandle) -> Closed:
+        async def close_and_answer_late(handle: LeaseHandle, *_: Any) -> Closed | Refused:
             closed = await close(handle)
             rig.fenced = True
             await handle.lost.wait()
             await asyncio.sleep(1)
             return closed
 
-        rig.close = close_and_answer_late  # type: ignore[method-assign]
+        rig.close = close_and_answer_late  # type: ignore[method-assign,assignment]
         work = rig.work()
         await work.run()
         assert work.finished

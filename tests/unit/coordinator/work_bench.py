@@ -16,7 +16,8 @@ from shared.protocol.fabric import Closed, Condition, FunctionOutcome, Lease, Op
 from shared.protocol.records import Recovery
 from shared.protocol.requests import Cause, DriverAnswer, DriverCall, DriverStep, Vote
 from shared.runtime import Facts, Fenced, LeaseHandle, Settings, Unanswered, WrongRevision
-from tests.unit.recovery.forward_bench import ForwardBench
+from tests.unit.fabric.fabric_bench import DPC_STATUS, LINK_CONTROL
+from tests.unit.recovery.forward_bench import DISABLE, TRIGGER, ForwardBench
 
 InVirtualTime = Callable[[Coroutine[Any, Any, None]], None]
 HANGS = "hangs"
@@ -43,6 +44,7 @@ class WorkBench:
         self.stop_before = ""  # a journalled step at which the coordinator dies
         self.loses_writes = 0  # of the journal: so many are not answered
         self.fenced = False
+        self.degraded: set[Address] = set()
         lease = self.bench.lease(reach=reach)
         self.lease = Lease(**{name: getattr(lease, name) for name in lease.__struct_fields__} | {"cause": cause})
 
@@ -124,9 +126,21 @@ class WorkBench:
         )
         return Opened(lease=self.lease)
 
-    async def close(self, handle: LeaseHandle) -> Closed:
-        self.story.append("close")
+    async def close(self, handle: LeaseHandle, quarantine: tuple[Address, ...] = (), why: str = "") -> Closed | Refused:
+        self.story.append(f"close, quarantine {', '.join(map(str, quarantine))}: {why}" if quarantine else "close")
+        if not all(self._is_held_down(port) for port in quarantine):
+            return Refused(reason=Reason.POLICY, message="nothing holds it down")
+        down = {function.address for port in quarantine for function in self.bench.topology.below(port)}
         outcomes = tuple(
-            FunctionOutcome(function=saved.address, result=Result.RECOVERED) for saved in handle.lease.functions
+            FunctionOutcome(
+                function=saved.address,
+                result=Result.QUARANTINED if saved.address in down else Result.RECOVERED,
+                degraded=saved.address in self.degraded,
+            )
+            for saved in handle.lease.functions
         )
         return Closed(lease=handle.lease.ref, outcomes=outcomes)
+
+    def _is_held_down(self, port: Address) -> bool:
+        contained = self.bench.get(port, DPC_STATUS) & TRIGGER
+        return bool(contained or self.bench.get(port, LINK_CONTROL) & DISABLE)

@@ -1,11 +1,10 @@
-"""`python -m services.aer`: error reporting of the hosts' root ports."""
+"""`python -m services.aer`: error reporting of the hosts' root ports and event collectors."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 from shared.pcie import Address, Topology
-from shared.pcie.registers import DeviceType
 from shared.protocol.fabric import Role
 from shared.runtime import Context, FabricClient, PortActor, PortActors, run
 
@@ -16,10 +15,8 @@ SERVICE = "aer"
 
 
 def wanted(topology: Topology) -> Iterable[Address]:
-    """Return the root ports that report errors."""
-    return (
-        function.address for function in topology if function.kind is DeviceType.ROOT_PORT and function.capabilities.aer
-    )
+    """Return the root ports and event collectors: those that error messages arrive at."""
+    return (function.address for function in topology if function.kind.receives_errors and function.capabilities.aer)
 
 
 async def host(context: Context) -> None:

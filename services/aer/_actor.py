@@ -1,4 +1,4 @@
-"""The actor of one root port: surveys, publishes, asks for recoveries, acknowledges. Decides nothing by itself.
+"""The actor of one root port or event collector: surveys, publishes, asks, acknowledges. Decides nothing by itself.
 
 Order is everything here. Uncorrectable latches of the root port are acknowledged only when every case has been
 accepted by the coordinator, belongs to somebody else, or is nobody's; so a crash at any point finds the latch again.
@@ -14,10 +14,11 @@ from typing import Final
 from shared.pcie import Address, Function, Topology, error_wording
 from shared.pcie.errors import PROVOKED_UNCORRECTABLE, Severity
 from shared.pcie.registers import RootErrorStatus
-from shared.protocol.fabric import Lease
+from shared.protocol import Reason
+from shared.protocol.fabric import LeaseList, Operation
 from shared.protocol.facts import Ignored, What
 from shared.protocol.requests import Accepted, Cause, Recover
-from shared.runtime import FINAL, PortActor, PortActors, Wake, ask_recovery
+from shared.runtime import FINAL, PortActor, PortActors, RefusedError, Wake, ask_recovery
 
 from ._correctable import TRACELESS, Correctables, acknowledge_root
 from ._counters import Counters
@@ -27,7 +28,6 @@ from ._sources import (
     BOTH,
     IGNORED,
     Case,
-    Signs,
     Source,
     Verdict,
     advisory,
@@ -36,16 +36,18 @@ from ._sources import (
     find_new,
     find_signalled,
     first_severity,
+    is_nobodys,
     judge,
     signalled,
     signs,
 )
-from ._survey import Survey, decode_root, decode_survey, root_reads, survey_reads
+from ._stale import Leftovers
+from ._survey import RootLatch, Survey, decode_root, decode_survey, root_reads, survey_reads
 
 ROUNDS_MAX: Final = 8  # of one look: under a flood the mailbox still gets its turn
 
 _CAUSE: Final = {Severity.FATAL: Cause.AER_FATAL, Severity.NONFATAL: Cause.AER_NONFATAL}
-_STALE: Final = "set before the service started, and no message of it was received"
+_FIRMWARE: Final = "the firmware keeps AER for itself on this host"
 
 
 class RootPortActor(PortActor):
@@ -58,12 +60,17 @@ class RootPortActor(PortActor):
         self._counters = counters
         self._correctables = Correctables(self._facts, port, counters)
         self._memory = Memory()
+        self._leftovers = Leftovers(self._facts, port, self._memory)
+        self._left_to_firmware: RootErrorStatus | None = None
 
     async def look(self, wakes: frozenset[Wake]) -> None:
         """Survey and handle until nothing is left, for a bounded number of rounds."""
         topology = self.ports.topology
         root = topology.find(self.port)
         if root is None:
+            return
+        if topology.firmware_first:
+            await self._leave_to_firmware(root, wakes)
             return
         self._pay_debts(topology)
         if wakes == {Wake.INTERRUPT} and not await self._is_latched(root):
@@ -75,13 +82,14 @@ class RootPortActor(PortActor):
             if survey is None:
                 return  # no answer is no evidence of anything (P9)
             self._memory.see(survey.errors)
-            leases = await self._leases_for(survey)
-            if starting:
-                self._leave_stale(topology, survey, leases)
+            listed = await self._listed_for(survey)
+            if not carried:
+                self._leftovers.find(topology, survey, listed, starting=starting)
+            await self._clear(self._leftovers.writes(topology, survey, listed))
             self._learn_advisory(survey)
             acknowledged: frozenset[Severity] = frozenset()
             if not waiting:
-                settled = await self._uncorrectable(topology, survey, carried & BOTH, leases)
+                settled = await self._uncorrectable(topology, survey, carried & BOTH, listed)
                 waiting, acknowledged = settled is None, settled or acknowledged
             acknowledged |= await self._correctable(
                 topology, survey, forced=starting or Severity.CORRECTABLE in carried
@@ -90,6 +98,15 @@ class RootPortActor(PortActor):
                 return
             starting, carried = False, acknowledged
         self.again(0.0)
+
+    async def _clear(self, writes: tuple[Operation, ...]) -> None:
+        """Clear what is stale. The fabric refuses where a message has come in by now: then it is judged with that."""
+        if not writes:
+            return
+        try:
+            await self._fabric.acknowledge(writes, stale=True)
+        except RefusedError as trouble:
+            self.context.log.info("stale status not cleared", port=str(self.port), why=str(trouble))
 
     # --- Correctable ---
 
@@ -120,28 +137,28 @@ class RootPortActor(PortActor):
     # --- Uncorrectable ---
 
     async def _uncorrectable(
-        self, topology: Topology, survey: Survey, carried: frozenset[Severity], leases: tuple[Lease, ...]
+        self, topology: Topology, survey: Survey, carried: frozenset[Severity], listed: LeaseList
     ) -> frozenset[Severity] | None:
         """Settle every case, then acknowledge the latch; return the severities acknowledged. None: not settled yet."""
         latched = survey.latch.uncorrectable
         if latched:
             sources = find_signalled(topology, self.port, survey, self._memory.known, frozenset(self._memory.settled))
         else:
-            sources = self._unsignalled(topology, survey, carried, leases)
-        settled = [await self._settle(topology, survey, case, leases) for case in cases(sources)]
+            sources = self._unsignalled(topology, survey, carried, listed)
+        settled = [await self._settle(topology, survey, case, listed) for case in cases(sources)]
         if not all(settled):
             return None
         self.progressed()
         if not latched:
             return frozenset()
-        if not sources and not self._memory.settled:
+        if not sources and not self._memory.settled and not self._memory.contained:
             self._ignore_traceless(survey)
         await self._fabric.acknowledge((acknowledge_root(topology.get(self.port), latched),))
         self._memory.unlatched()
         return signalled(survey.latch)
 
     def _unsignalled(
-        self, topology: Topology, survey: Survey, carried: frozenset[Severity], leases: tuple[Lease, ...]
+        self, topology: Topology, survey: Survey, carried: frozenset[Severity], listed: LeaseList
     ) -> tuple[Source, ...]:
         """Return errors whose message may have been lost: those of a severity just acknowledged, and fatal ones.
 
@@ -152,14 +169,19 @@ class RootPortActor(PortActor):
             source
             for source in find_new(topology, survey, carried | {Severity.FATAL}, self._memory.known)
             if (source.severity in carried or source.bits & ~PROVOKED_UNCORRECTABLE)
-            and _is_nobodys(signs(topology, survey, Case(port=source.port, sources=(source,)), leases))
+            and is_nobodys(signs(topology, survey, Case(port=source.port, sources=(source,)), listed))
         )
 
-    async def _settle(self, topology: Topology, survey: Survey, case: Case, leases: tuple[Lease, ...]) -> bool:
+    async def _settle(self, topology: Topology, survey: Survey, case: Case, listed: LeaseList) -> bool:
         """Do what the case asks for. False: not done yet, and another look is planned."""
         now = asyncio.get_running_loop().time()
-        seen = signs(topology, survey, case, leases)
+        seen = signs(topology, survey, case, listed)
         verdict = judge(seen)
+        released = verdict is Verdict.RECOVER and self._memory.was_contained(case)
+        if released:
+            verdict = Verdict.CONTAINED
+        elif verdict is Verdict.CONTAINED:
+            self._memory.contained.add(case.port)
         since = self._memory.gone_since(case.port, now, gone=verdict is Verdict.GONE)
         if verdict is Verdict.RECOVER:
             done = await self._ask(topology, survey, case)
@@ -167,11 +189,11 @@ class RootPortActor(PortActor):
             done = self._grace_is_over(since, now)
         else:
             # Evidence stays until the lease of the recovery that will see it is open (DESIGN 4).
-            done = verdict is not Verdict.CONTAINED or seen.covered
+            done = verdict is not Verdict.CONTAINED or seen.covered or released
             if not done:
                 self.retry()
         if verdict is not Verdict.RECOVER and (done or verdict is Verdict.CONTAINED):
-            lease = covering(topology, case.port, leases)
+            lease = covering(topology, case.port, listed.leases)
             self._ignore(case, IGNORED[verdict], BECAUSE[verdict], lease=None if lease is None else lease.id)
         if done:
             self._memory.settle(case)
@@ -206,7 +228,10 @@ class RootPortActor(PortActor):
         if isinstance(reply, Accepted):
             return True
         if reply is not None and reply.reason in FINAL:
-            self._ignore(case, Ignored.REFUSED, reply.message, lease=None if reply.lease is None else reply.lease.id)
+            quarantine = reply.reason is Reason.QUARANTINED
+            why = BECAUSE[Verdict.QUARANTINED] if quarantine else reply.message
+            lease = None if reply.lease is None else reply.lease.id
+            self._ignore(case, Ignored.QUARANTINED if quarantine else Ignored.REFUSED, why, lease=lease)
             return True
         why = "no answer" if reply is None else reply.message
         self.context.log.info("recovery not accepted yet", port=str(case.port), cause=request.cause, why=why)
@@ -278,34 +303,36 @@ class RootPortActor(PortActor):
             text=(error_wording.message_received(severity, sender, multiple=multiple, found=False),),
         )
 
-    def _leave_stale(self, topology: Topology, survey: Survey, leases: tuple[Lease, ...]) -> None:
-        """Publish what firmware or a predecessor left behind, and leave it: it started nothing (scenario 31)."""
-        for source in find_new(topology, survey, BOTH - signalled(survey.latch), self._memory.known):
-            if not _is_nobodys(signs(topology, survey, Case(port=source.port, sources=(source,)), leases)):
-                continue  # its recovery is under way: what that leaves is judged afterwards
-            self._memory.learn(source.function, source.bits)
-            self._facts.say(
-                What.ERROR_IGNORED,
-                source.port,
-                reason=Ignored.STALE,
-                why=_STALE,
-                severity=source.severity,
-                functions=[source.function],
-                status=source.bits,
-                names=[name for report in source.reports for name in report.names],
-            )
+    async def _leave_to_firmware(self, root: Function, wakes: frozenset[Wake]) -> None:
+        """Say, once for each latch, that an interrupt has come which is the firmware's. Nothing is read otherwise."""
+        if Wake.INTERRUPT not in wakes:
+            return
+        latch = decode_root(await self._fabric.read(root_reads(root)))
+        if latch is None or latch.status == self._left_to_firmware:
+            return
+        self._left_to_firmware = latch.status
+        if latch.uncorrectable or latch.correctable:
+            self._ignore_firmwares(latch)
 
-    async def _leases_for(self, survey: Survey) -> tuple[Lease, ...]:
-        """Return the open leases, where the survey shows anything that they could matter for."""
+    def _ignore_firmwares(self, latch: RootLatch) -> None:
+        worst = first_severity(latch) if latch.uncorrectable else Severity.CORRECTABLE
+        sender = latch.uncorrectable_id if latch.uncorrectable else latch.correctable_id
+        self._facts.say(
+            What.ERROR_IGNORED,
+            self.port,
+            reason=Ignored.FIRMWARE,
+            why=_FIRMWARE,
+            severity=worst,
+            functions=[self.port.with_requester_id(sender)],
+            status=int(latch.status),
+        )
+
+    async def _listed_for(self, survey: Survey) -> LeaseList:
+        """Return leases and quarantines, where the survey shows anything that they could matter for."""
         if not survey.latch.uncorrectable and not any(errors.uncorrectable for errors in survey.errors.values()):
-            return ()
-        return (await self._fabric.leases()).leases
+            return LeaseList(leases=())
+        return await self._fabric.leases()
 
     async def _is_latched(self, root: Function) -> bool:
         latch = decode_root(await self._fabric.read(root_reads(root)))
         return latch is not None and bool(latch.correctable or latch.uncorrectable)
-
-
-def _is_nobodys(seen: Signs) -> bool:
-    """Tell whether neither DPC, nor hotplug, nor the holder of a lease has the port in hand."""
-    return judge(seen) is Verdict.RECOVER and not seen.covered

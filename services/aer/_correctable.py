@@ -6,7 +6,14 @@ from typing import Final
 
 from shared.pcie import Address, ErrorRegisters, Function, Topology, error_wording
 from shared.pcie.errors import ErrorReport, Severity, uncorrectable_names
-from shared.pcie.registers import CORRECTABLE_STATUS, DEVICE_STATUS, ROOT_ERROR_STATUS, DeviceStatus, RootErrorStatus
+from shared.pcie.registers import (
+    CORRECTABLE_STATUS,
+    DEVICE_STATUS,
+    ROOT_ERROR_STATUS,
+    UNCORRECTABLE_STATUS,
+    DeviceStatus,
+    RootErrorStatus,
+)
 from shared.protocol.fabric import Operation
 from shared.protocol.facts import Ignored, What
 from shared.recovery import write
@@ -16,6 +23,9 @@ from ._counters import Counters, Limit
 from ._sources import advisory
 from ._survey import Survey
 
+_UNCORRECTABLE_DETECTED: Final = (
+    DeviceStatus.NONFATAL_DETECTED | DeviceStatus.FATAL_DETECTED | DeviceStatus.UNSUPPORTED_REQUEST_DETECTED
+)
 TRACELESS: Final = "no function below the root port has the status of it"
 
 
@@ -42,14 +52,27 @@ def acknowledge_function(function: Function, errors: ErrorRegisters, report: Err
     return tuple(writes)
 
 
+def acknowledge_stale(function: Function, errors: ErrorRegisters, bits: int) -> tuple[Operation, ...]:
+    """Return the writes that clear uncorrectable bits which no message is about, and what Device Status says of them."""
+    capabilities = function.capabilities
+    writes = [write(function.address, capabilities.aer + UNCORRECTABLE_STATUS.offset, UNCORRECTABLE_STATUS.width, bits)]
+    detected = errors.device_status & _UNCORRECTABLE_DETECTED
+    if detected:
+        writes.append(
+            write(function.address, capabilities.express + DEVICE_STATUS.offset, DEVICE_STATUS.width, detected)
+        )
+    return tuple(writes)
+
+
 class Correctables:
-    """What one root port's domain reports as corrected."""
+    """What one root port's domain, or one event collector's devices, report as corrected."""
 
     def __init__(self, facts: Facts, root: Address, counters: Counters) -> None:
         self._facts = facts
         self._root = root
         self._counters = counters
         self._limit = Limit()
+        self._traceless = Limit()
         self._last: dict[Address, tuple[ErrorRegisters, ErrorReport]] = {}
 
     def handle(self, topology: Topology, survey: Survey, now: float) -> tuple[Operation, ...]:
@@ -68,7 +91,7 @@ class Correctables:
             if self._limit.admit(address, now):
                 self._tell(topology, address)
             writes.extend(acknowledge_function(topology.get(address), errors, report))
-        if latched and len(writes) == 1:
+        if latched and len(writes) == 1 and self._traceless.admit(self._root, now):
             self._tell_traceless(survey)
         return tuple(writes)
 
@@ -81,7 +104,8 @@ class Correctables:
 
     def _tell(self, topology: Topology, address: Address) -> None:
         errors, report = self._last[address]
-        function, port = topology.find(address), topology.lease_port(address)
+        function = topology.find(address)
+        port = topology.lease_port(address) or function
         self._facts.say(
             What.ERROR_CORRECTABLE,
             self._root if port is None else port.address,
@@ -96,12 +120,13 @@ class Correctables:
     def _tell_traceless(self, survey: Survey) -> None:
         source = self._root.with_requester_id(survey.latch.correctable_id)
         multiple = RootErrorStatus.MULTIPLE_CORRECTABLE in survey.latch.status
+        held_back = self._traceless.owed(self._root)
         self._facts.say(
             What.ERROR_IGNORED,
             self._root,
             functions=[source],
             severity=Severity.CORRECTABLE,
             reason=Ignored.TRACELESS,
-            why=TRACELESS,
+            why=f"{TRACELESS}, as of {held_back} before it that were not told" if held_back else TRACELESS,
             text=(error_wording.message_received(Severity.CORRECTABLE, source, multiple=multiple, found=False),),
         )

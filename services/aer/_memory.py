@@ -15,12 +15,17 @@ class Memory:
 
     `known`: uncorrectable bits per function that need nothing more: found stale at the start, reported as advisory,
     or handed to a recovery, which clears them. A bit leaves when the function answers without it.
+    `stale`: of these, the bits that no message was about and that nobody else will clear.
+    `contained`: ports that were contained when the present latch was looked at: what it is about is DPC's case.
     `settled`: functions for which the present latch of the root port needs nothing more. Emptied with the latch.
     """
 
     def __init__(self) -> None:
         self.known: dict[Address, int] = {}
+        self.stale: dict[Address, int] = {}
+        self.contained: set[Address] = set()
         self.settled: set[Address] = set()
+        self._answering: frozenset[Address] | None = None  # at the last look; None: there was none
         self._told: dict[tuple[Address, Severity], int] = {}
         self._said: set[tuple[Address, str]] = set()
         self._gone_since: dict[Address, float] = {}
@@ -30,11 +35,27 @@ class Memory:
         if bits:
             self.known[function] = self.known.get(function, 0) | bits
 
+    def leave(self, function: Address, bits: int) -> None:
+        """Remember that these bits are older than the first look at the function."""
+        self.learn(function, bits)
+        self.stale[function] = self.stale.get(function, 0) | bits
+
+    def fresh(self, errors: Mapping[Address, ErrorRegisters], *, starting: bool) -> frozenset[Address]:
+        """Return the functions that answer and did not at the last look (all, when `starting`), and note who does."""
+        now = frozenset(errors)
+        before = frozenset() if starting else self._answering
+        self._answering = now
+        return frozenset() if before is None else now - before
+
     def settle(self, case: Case) -> None:
         """Remember that a case is dealt with."""
         for source in case.sources:
             self.settled.add(source.function)
             self.learn(source.function, source.bits)
+
+    def was_contained(self, case: Case) -> bool:
+        """Tell whether the port was contained under the present latch, and nothing is left but the message of it."""
+        return case.port in self.contained and not any(source.reports for source in case.sources)
 
     def see(self, errors: Mapping[Address, ErrorRegisters]) -> None:
         """Forget known bits that have been cleared since, where the function answers."""
@@ -44,6 +65,11 @@ class Memory:
                 self.known[function] = left
             else:
                 self.known.pop(function, None)
+            stale = self.stale.get(function, 0) & left
+            if stale:
+                self.stale[function] = stale
+            else:
+                self.stale.pop(function, None)
 
     def first_telling(self, function: Address, report: ErrorReport) -> bool:
         """Tell whether this report has bits that were not published under the present latch, and note them."""
@@ -67,6 +93,7 @@ class Memory:
 
     def unlatched(self) -> None:
         """Start over with an acknowledged latch: the same bits are news when they are signalled again."""
+        self.contained.clear()
         self.settled.clear()
         self._told.clear()
         self._said.clear()

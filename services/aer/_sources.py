@@ -16,10 +16,10 @@ import msgspec
 from shared.pcie import Address, ErrorRegisters, Function, Topology
 from shared.pcie.errors import PROVOKED_UNCORRECTABLE, ErrorReport, Severity
 from shared.pcie.registers import Correctable, RootErrorStatus, Uncorrectable
-from shared.protocol.fabric import Lease, Reach
+from shared.protocol.fabric import Lease, LeaseList, Reach
 from shared.protocol.facts import Ignored
 
-from ._survey import RootLatch, Survey
+from ._survey import RootLatch, Survey, reporters
 
 BOTH: Final = frozenset({Severity.FATAL, Severity.NONFATAL})
 
@@ -100,6 +100,24 @@ def find_signalled(
     return tuple(source for function, source in sorted(found.items()) if function not in settled)
 
 
+def find_stale(
+    topology: Topology, root: Address, survey: Survey, fresh: frozenset[Address], known: Mapping[Address, int]
+) -> tuple[Source, ...]:
+    """Return whose bits no message can be about that is latched: they are older than the first look at the function.
+
+    `fresh` are the functions that had not answered before. A message that was received alone, from a function that
+    has its bits, is about that one; else it may be about any function with bits of its severity.
+    """
+    severities = signalled(survey.latch)
+    named = _named(topology, root, survey) if severities else None
+    alone = RootErrorStatus.MULTIPLE_UNCORRECTABLE not in survey.latch.status
+    if named is not None and named.reports and alone:
+        found = tuple(source for source in find_new(topology, survey, BOTH, known) if source.function != named.function)
+    else:
+        found = find_new(topology, survey, BOTH - severities, known)
+    return tuple(source for source in found if source.function in fresh)
+
+
 def cases(sources: Iterable[Source]) -> tuple[Case, ...]:
     """Merge sources by the port that recovers them: different ports, nested or not, are different requests."""
     by_port: dict[Address, list[Source]] = {}
@@ -112,6 +130,7 @@ class Verdict(StrEnum):
     """What becomes of a case."""
 
     RECOVER = "recover"
+    QUARANTINED = "quarantined"
     CONTAINED = "contained"
     PROVOKED = "provoked"
     GONE = "gone"
@@ -119,11 +138,13 @@ class Verdict(StrEnum):
 
 BECAUSE: Final[dict[Verdict, str]] = {
     Verdict.RECOVER: "an error that nobody recovers from yet",
+    Verdict.QUARANTINED: "the port, or one above it, is in quarantine: nothing is recovered until it is released",
     Verdict.CONTAINED: "the port, or one above it, is contained: DPC's case, one recovery (P6)",
     Verdict.PROVOKED: "a lease covers the port, and a reset provokes no other bits than these",
     Verdict.GONE: "surprise removal: no link and no presence, hotplug's case",
 }
 IGNORED: Final[dict[Verdict, Ignored]] = {
+    Verdict.QUARANTINED: Ignored.QUARANTINED,
     Verdict.CONTAINED: Ignored.CONTAINED,
     Verdict.PROVOKED: Ignored.PROVOKED,
     Verdict.GONE: Ignored.GONE,
@@ -133,6 +154,7 @@ IGNORED: Final[dict[Verdict, Ignored]] = {
 class Signs(msgspec.Struct, frozen=True):
     """What is known of a case, each a yes or no."""
 
+    quarantined: bool  # the port, or a port above it, is held down for good
     contained: bool  # the port, or a port above it, has its DPC trigger set
     covered: bool  # a lease that masks covers the port
     provoked: bool  # every source tells its bits, and a reset provokes each of them
@@ -140,24 +162,30 @@ class Signs(msgspec.Struct, frozen=True):
     gone: bool  # no link and no presence behind the port
 
 
-# None: either will do. The first three cells are exclusive of the rest, so that exactly one row matches.
-# contained, covered and provoked, surprise and gone -> verdict
-TABLE: Final[tuple[tuple[bool | None, bool | None, bool | None, Verdict], ...]] = (
-    (True, None, None, Verdict.CONTAINED),
-    (False, True, None, Verdict.PROVOKED),
-    (False, False, True, Verdict.GONE),
-    (False, False, False, Verdict.RECOVER),
+# None: either will do. The first cells are exclusive of the rest, so that exactly one row matches.
+# quarantined, contained, covered and provoked, surprise and gone -> verdict
+TABLE: Final[tuple[tuple[bool, bool | None, bool | None, bool | None, Verdict], ...]] = (
+    (True, None, None, None, Verdict.QUARANTINED),
+    (False, True, None, None, Verdict.CONTAINED),
+    (False, False, True, None, Verdict.PROVOKED),
+    (False, False, False, True, Verdict.GONE),
+    (False, False, False, False, Verdict.RECOVER),
 )
 
 
 def judge(signs: Signs) -> Verdict:
     """Return the verdict of the one row that matches."""
-    facts = (signs.contained, signs.covered and signs.provoked, signs.surprise and signs.gone)
+    facts = (signs.quarantined, signs.contained, signs.covered and signs.provoked, signs.surprise and signs.gone)
     matches = [
         row[-1] for row in TABLE if all(cell is None or cell == fact for cell, fact in zip(row, facts, strict=False))
     ]
     assert len(matches) == 1
     return matches[0]
+
+
+def is_nobodys(seen: Signs) -> bool:
+    """Tell whether neither DPC, nor hotplug, nor the holder of a lease has the port in hand."""
+    return judge(seen) is Verdict.RECOVER and not seen.covered
 
 
 def covering(topology: Topology, port: Address, leases: Iterable[Lease]) -> Lease | None:
@@ -166,15 +194,16 @@ def covering(topology: Topology, port: Address, leases: Iterable[Lease]) -> Leas
     return next((lease for lease in leases if lease.port in above and lease.reach is not Reach.NOTHING), None)
 
 
-def signs(topology: Topology, survey: Survey, case: Case, leases: Iterable[Lease]) -> Signs:
+def signs(topology: Topology, survey: Survey, case: Case, listed: LeaseList) -> Signs:
     """Gather the signs of a case."""
     above = (case.port, *(bridge.address for bridge in topology.ancestors(case.port)))
     states = [survey.ports[address] for address in above if address in survey.ports]
     bits = [source.bits for source in case.sources]
     own = survey.ports.get(case.port)
     return Signs(
+        quarantined=any(quarantine.port in above for quarantine in listed.quarantines),
         contained=any(state.contained for state in states),
-        covered=covering(topology, case.port, leases) is not None,
+        covered=covering(topology, case.port, listed.leases) is not None,
         provoked=all(bits) and not any(each & ~PROVOKED_UNCORRECTABLE for each in bits),
         surprise=all(
             source.function == case.port and source.bits == Uncorrectable.SURPRISE_DOWN for source in case.sources
@@ -199,8 +228,13 @@ def unmasked(errors: ErrorRegisters) -> int:
 
 
 def recovery_port(topology: Topology, survey: Survey, function: Address) -> Address | None:
-    """Return the port to recover: the function's own lease port, or the nearest one above that answers."""
+    """Return the port to recover: the function's own lease port, or the nearest one above that answers.
+
+    What is integrated into the root complex has no port, and stands for itself.
+    """
     port = topology.lease_port(function)
+    if port is None:
+        return function if topology.find(function) is not None else None
     while port is not None and port.address not in survey.answering:
         port = topology.port_above(port.address)
     return None if port is None else port.address
@@ -234,7 +268,7 @@ def _named(topology: Topology, root: Address, survey: Survey) -> Source | None:
 
 def _anchor(topology: Topology, root: Address, address: Address) -> Function | None:
     """Return the function, or the bridge on whose bus an unknown one (a virtual function, a new card) must be."""
-    domain = topology.domain(root)
+    domain = reporters(topology, root)
     exact = next((function for function in domain if function.address == address), None)
     if exact is not None:
         return exact

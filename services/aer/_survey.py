@@ -14,7 +14,7 @@ from shared.pcie.registers import (
     LINK_STATUS,
     ROOT_ERROR_STATUS,
     SLOT_STATUS,
-    VENDOR_ID,
+    DeviceType,
     DpcStatus,
     LinkStatus,
     Register,
@@ -34,7 +34,7 @@ UNCORRECTABLE_LATCHES = (
 
 
 class RootLatch(msgspec.Struct, frozen=True):
-    """What a root port has latched of the error messages that reached it (§7.8.4.10, §7.8.4.11)."""
+    """What a root port or event collector has latched of the error messages that reached it (§7.8.4.10, §7.8.4.11)."""
 
     status: RootErrorStatus
     source: int  # requester ids: correctable in the low 16 bits, uncorrectable in the high 16
@@ -91,11 +91,29 @@ def decode_root(values: Sequence[Value]) -> RootLatch | None:
     return RootLatch(status=RootErrorStatus(status & 0x7F), source=source if answered(source) else 0xFFFF_FFFF)
 
 
+def reporters(topology: Topology, root: Address) -> tuple[Function, ...]:
+    """Return the functions whose messages `root` receives, itself first, parents before children.
+
+    A root port has everything below it; an event collector the integrated endpoints of its devices (§7.9.10.2).
+    """
+    devices = {_device(address) for address in topology.get(root).associated}
+    integrated = (
+        function
+        for function in topology
+        if function.kind is DeviceType.ROOT_COMPLEX_ENDPOINT and _device(function.address) in devices
+    )
+    return (*topology.domain(root), *integrated)
+
+
+def _device(address: Address) -> tuple[int, int, int]:
+    return address.domain, address.bus, address.device
+
+
 def survey_reads(topology: Topology, root: Function) -> tuple[Operation, ...]:
     """Return every read of a survey: the latch, then function by function, parents before children."""
     reads = list(root_reads(root))
-    for function in topology.domain(root.address):
-        reads.append(_read(function, 0, VENDOR_ID))
+    for function in reporters(topology, root.address):
+        reads.append(_read(function, 0, function.presence))
         reads.extend(_port_reads(function))
         reads.extend(
             Operation(verb=Verb.READ, function=function.address, offset=offset, width=width)
@@ -113,7 +131,7 @@ def decode_survey(topology: Topology, root: Function, values: Sequence[Value]) -
     answering: set[Address] = set()
     errors: dict[Address, ErrorRegisters] = {}
     ports: dict[Address, PortState] = {}
-    for function in topology.domain(root.address):
+    for function in reporters(topology, root.address):
         if answered(next(stream)):
             answering.add(function.address)
         state = _port_state(function, stream)

@@ -4,16 +4,30 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from shared.pcie import Address, Function, error_wording
+from shared.pcie import Address, Function, Topology, error_wording
 from shared.pcie.registers import DpcReason
-from shared.protocol import Refused
+from shared.protocol import Reason, Refused
+from shared.protocol.fabric import LeaseList
 from shared.protocol.facts import Ignored, What
 from shared.protocol.requests import Accepted, Cause, Recover
 from shared.runtime import FINAL, PortActor, PortActors, Wake, ask_recovery
 
-from ._containment import Containment, Progress, Verdict, decode, judge, progress, reads
+from ._containment import (
+    Containment,
+    Progress,
+    Standing,
+    Verdict,
+    contained_above,
+    decode,
+    judge,
+    progress,
+    quarantined,
+    reads,
+    unread,
+)
 
 _SPURIOUS: Final = "DPC Interrupt Status is set without DPC Trigger Status: nothing is contained"
+_QUARANTINED: Final = "the port is in quarantine: it stays contained until an operator releases it"
 
 
 class ContainmentActor(PortActor):
@@ -29,25 +43,52 @@ class ContainmentActor(PortActor):
         self._lease: str | None = None
         self._told: set[str] = set()
 
+    @property
+    def _cause(self) -> Cause:
+        return Cause.EDR if self.ports.topology.firmware_first else Cause.DPC
+
     async def look(self, wakes: frozenset[Wake]) -> None:
         """Read the registers, and ask for a recovery unless one is under way."""
         topology = self.ports.topology
         function = topology.find(self.port)
         if function is None:
             return
-        containment = decode(function, await self.ports.fabric.read(reads(topology, function)))
+        listed = LeaseList(leases=())
+        if topology.firmware_first:
+            listed = await self.ports.fabric.leases()
+            if self.port not in listed.edr:
+                self._end_episode()
+                return  # what its registers hold is the firmware's business
+        containment = await self._examine(topology, function, listed)
         if containment is None:
             return  # no answer: something above is contained, down or gone, and that is not this port's story (P9)
-        how_far = Progress.NOT_ASKED
-        if containment.triggered and self._lease is not None:
-            how_far = progress(self._lease, await self.ports.fabric.leases(self.port))
-        verdict = judge(containment, how_far)
+        if containment.triggered and not topology.firmware_first:
+            listed = await self.ports.fabric.leases()
+        standing = Standing(
+            how_far=progress(self._lease, listed),
+            quarantined=quarantined(topology, self.port, listed),
+            handed_over=topology.firmware_first,
+        )
+        await self._act(function, containment, standing, wakes)
+
+    async def _examine(self, topology: Topology, function: Function, listed: LeaseList) -> Containment | None:
+        """Read what may be read. None: the port does not answer; if it was handed over, that is no way out."""
+        above = contained_above(topology, self.port, listed.edr)
+        found = decode(function, await self.ports.fabric.read(reads(function, above)))
+        return unread(self.port) if found is None and topology.firmware_first else found
+
+    async def _act(
+        self, function: Function, containment: Containment, standing: Standing, wakes: frozenset[Wake]
+    ) -> None:
+        verdict = judge(containment, standing)
+        if verdict in {Verdict.NOTHING, Verdict.SPURIOUS}:
+            self._end_episode(keep=_SPURIOUS if verdict is Verdict.SPURIOUS else None)
         if verdict is Verdict.SPURIOUS:
             self._ignore(containment, Ignored.SPURIOUS, _SPURIOUS)
-        if not containment.triggered:
-            self._end_episode(keep=_SPURIOUS if verdict is Verdict.SPURIOUS else None)
-        elif verdict is Verdict.RECOVER and (how_far is not Progress.UNKNOWN or wakes != {Wake.INTERRUPT}):
-            if how_far is Progress.ENDED:
+        elif verdict is Verdict.QUARANTINED:
+            self._ignore(containment, Ignored.QUARANTINED, _QUARANTINED)
+        elif verdict is Verdict.RECOVER and (standing.how_far is not Progress.UNKNOWN or wakes != {Wake.INTERRUPT}):
+            if standing.how_far is Progress.ENDED:
                 self._end_episode()
             self._tell(function, containment)
             await self._ask(containment)
@@ -60,7 +101,7 @@ class ContainmentActor(PortActor):
     async def _ask(self, containment: Containment) -> None:
         request = Recover(
             port=self.port,
-            cause=Cause.DPC,
+            cause=self._cause,
             functions=(containment.source,),
             evidence={
                 "dpc_status": containment.status,
@@ -74,7 +115,12 @@ class ContainmentActor(PortActor):
             self.progressed()
             return
         if isinstance(reply, Refused) and reply.reason in FINAL:
-            self._ignore(containment, Ignored.REFUSED, reply.message)
+            quarantine = reply.reason is Reason.QUARANTINED
+            self._ignore(
+                containment,
+                Ignored.QUARANTINED if quarantine else Ignored.REFUSED,
+                _QUARANTINED if quarantine else reply.message,
+            )
             return  # the trigger stays; the poll asks again
         why = "no answer" if reply is None else reply.message
         self.context.log.info("recovery not accepted yet", port=str(self.port), cause=request.cause, why=why)
@@ -84,7 +130,7 @@ class ContainmentActor(PortActor):
 
     def _tell(self, function: Function, containment: Containment) -> None:
         """Publish the containment, and the errors that the port itself has detected, once for an episode."""
-        if not self._first(What.CONTAINMENT_ENTERED):
+        if not containment.triggered or not self._first(What.CONTAINMENT_ENTERED):
             return
         text = [error_wording.containment(containment.status, containment.source)]
         data: dict[str, Any] = {
@@ -102,7 +148,7 @@ class ContainmentActor(PortActor):
         data["errors"] = [
             {"severity": report.severity, "status": report.status, "names": report.names} for report in own
         ]
-        self._facts.say(What.CONTAINMENT_ENTERED, self.port, cause=Cause.DPC, text=text, **data)
+        self._facts.say(What.CONTAINMENT_ENTERED, self.port, cause=self._cause, text=text, **data)
         if containment.reason is DpcReason.UNCORRECTABLE:
             self._tell_errors(function, containment)
 
@@ -114,7 +160,7 @@ class ContainmentActor(PortActor):
             self._facts.say(
                 What(f"error.{report.severity}"),
                 self.port,
-                cause=Cause.DPC,
+                cause=self._cause,
                 function=self.port,
                 **error_wording.particulars(report),
                 text=error_wording.bus_error(function, errors, report),
@@ -123,7 +169,7 @@ class ContainmentActor(PortActor):
     def _ignore(self, containment: Containment, reason: Ignored, why: str) -> None:
         if self._first(why):
             about: dict[str, Any] = {"reason": reason, "why": why, "status": containment.status}
-            self._facts.say(What.CONTAINMENT_IGNORED, self.port, cause=Cause.DPC, **about)
+            self._facts.say(What.CONTAINMENT_IGNORED, self.port, cause=self._cause, **about)
 
     def _first(self, what: str) -> bool:
         fresh = what not in self._told

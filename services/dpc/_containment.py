@@ -78,22 +78,26 @@ class Containment(msgspec.Struct, frozen=True):
         return self.port.with_requester_id(self.source_id) if self.reason in _MESSAGES else self.port
 
 
-def contained_above(topology: Topology, port: Address) -> tuple[Function, ...]:
-    """Return the ports above that could be contained."""
-    return tuple(bridge for bridge in topology.ancestors(port) if bridge.is_port and bridge.capabilities.dpc)
+def contained_above(topology: Topology, port: Address, handed_over: Sequence[Address] = ()) -> tuple[Function, ...]:
+    """Return the ports above that could be contained, and whose registers may be read.
+
+    On a firmware-first host these are the ports that the firmware has `handed_over`.
+    """
+    return tuple(
+        bridge
+        for bridge in topology.ancestors(port)
+        if bridge.is_port and bridge.capabilities.dpc and (not topology.firmware_first or bridge.address in handed_over)
+    )
 
 
-def reads(topology: Topology, port: Function) -> tuple[Operation, ...]:
+def reads(port: Function, above: Sequence[Function]) -> tuple[Operation, ...]:
     """Return every read that `decode` wants: the port's DPC and AER registers, and the DPC status of those above."""
     dpc = port.capabilities.dpc
     registers = (*_DPC, *(() if port.kind is not DeviceType.ROOT_PORT else (*_RP_PIO, *RP_PIO_HEADER_LOG)))
     return (
         *(read(port.address, dpc + register.offset, register.width) for register in registers),
         *(read(port.address, offset, width) for offset, width in aer_reads(port)),
-        *(
-            read(bridge.address, bridge.capabilities.dpc + DPC_STATUS.offset, DPC_STATUS.width)
-            for bridge in contained_above(topology, port.address)
-        ),
+        *(read(bridge.address, bridge.capabilities.dpc + DPC_STATUS.offset, DPC_STATUS.width) for bridge in above),
     )
 
 
@@ -118,6 +122,11 @@ def decode(port: Function, values: Sequence[Value]) -> Containment | None:
         errors=decode_aer(port, rest[:length]),
         above=any(answered(value) and bool(value & DpcStatus.TRIGGER) for value in rest[length:]),
     )
+
+
+def unread(port: Address) -> Containment:
+    """Return what is known of a port that does not answer, and that the firmware has handed over all the same."""
+    return Containment(port=port, status=0, source_id=0, rp_pio=None, errors=None, above=False)
 
 
 def _decode_rp_pio(dpc_status: int, values: Sequence[Value]) -> RpPio:
@@ -160,33 +169,53 @@ def progress(lease: str | None, listed: LeaseList) -> Progress:
     return Progress.ENDED if current is None else Progress.UNDER_WAY
 
 
+def quarantined(topology: Topology, port: Address, listed: LeaseList) -> bool:
+    """Tell whether the port, or one above it, is in quarantine."""
+    above = {port, *(bridge.address for bridge in topology.ancestors(port))}
+    return any(quarantine.port in above for quarantine in listed.quarantines)
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """What the fabric says of a port: of its leases, its quarantine, and of what the firmware has handed over."""
+
+    how_far: Progress = Progress.NOT_ASKED
+    quarantined: bool = False
+    handed_over: bool = False  # firmware first: the EDR event of the port is open
+
+
 class Verdict(StrEnum):
     """What follows from a read."""
 
     NOTHING = "nothing"
     SPURIOUS = "spurious"  # an interrupt without containment: said once
+    QUARANTINED = "quarantined"  # it is contained for good: said once
     RECOVER = "recover"
     WAIT = "wait"
 
 
-# None: either will do. Exactly one row matches.
-# triggered, interrupt, above, progress -> verdict
-TABLE: Final[tuple[tuple[bool, bool | None, bool | None, Progress | None, Verdict], ...]] = (
-    (False, False, None, None, Verdict.NOTHING),
-    (False, True, None, None, Verdict.SPURIOUS),
-    (True, None, True, None, Verdict.WAIT),  # the recovery above releases every trigger below it
-    (True, None, False, Progress.NOT_ASKED, Verdict.RECOVER),
-    (True, None, False, Progress.UNDER_WAY, Verdict.WAIT),
-    (True, None, False, Progress.ENDED, Verdict.RECOVER),  # it failed, or the port has triggered anew
-    (True, None, False, Progress.UNKNOWN, Verdict.RECOVER),  # asking again joins what is under way
+# None: either will do. Exactly one row matches. Due: contained; or handed over by the firmware, contained or not.
+# due, interrupt, above, quarantined, progress -> verdict
+TABLE: Final[tuple[tuple[bool, bool | None, bool | None, bool | None, Progress | None, Verdict], ...]] = (
+    (False, False, None, None, None, Verdict.NOTHING),
+    (False, True, None, None, None, Verdict.SPURIOUS),
+    (True, None, True, None, None, Verdict.WAIT),  # the recovery above releases every trigger below it
+    (True, None, False, True, None, Verdict.QUARANTINED),
+    (True, None, False, False, Progress.NOT_ASKED, Verdict.RECOVER),
+    (True, None, False, False, Progress.UNDER_WAY, Verdict.WAIT),
+    (True, None, False, False, Progress.ENDED, Verdict.RECOVER),  # it failed, or the port has triggered anew
+    (True, None, False, False, Progress.UNKNOWN, Verdict.RECOVER),  # asking again joins what is under way
 )
 
 
-def judge(containment: Containment, how_far: Progress) -> Verdict:
+def judge(containment: Containment, standing: Standing) -> Verdict:
     """Return the verdict of the one row that matches."""
     facts = (
-        containment.triggered, bool(containment.status & DpcStatus.INTERRUPT), containment.above, how_far,
-    )  # fmt: skip
+        containment.triggered or standing.handed_over,
+        bool(containment.status & DpcStatus.INTERRUPT),
+        containment.above,
+        standing.quarantined,
+        standing.how_far,
+    )
     matches = [
         row[-1] for row in TABLE if all(cell is None or cell == fact for cell, fact in zip(row, facts, strict=False))
     ]

@@ -5,30 +5,37 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 
+from services.aer.__main__ import wanted
 from services.aer._actor import RootPortActor
 from services.aer._counters import BURST, Counters
 from shared.pcie import Address
 from shared.pcie import registers as r
 from shared.pcie.errors import Severity
 from shared.protocol import Reason, Refused
-from shared.protocol.fabric import Reach
+from shared.protocol.fabric import Quarantine, Reach
 from shared.protocol.facts import What
 from shared.protocol.requests import Cause
 from shared.runtime import NobodyListens, Wake
 from tests.port_bench import (
     AER,
+    COLLECTOR,
     DOWN_0,
     DOWN_1,
     DPC,
     EXPRESS,
     GPU_0,
     GPU_1,
+    INTEGRATED,
+    INTEGRATED_3,
     NVME,
     NVME_1,
     ROOT,
     SWITCH_ROOT,
+    TOPOLOGY,
+    UPSTREAM,
     Bench,
     lease,
     without_aer,
@@ -47,7 +54,7 @@ class Lab(Bench):
     def __init__(self) -> None:
         super().__init__()
         self.counters = Counters()
-        self.actors = {port: RootPortActor(port, self.ports, self.counters) for port in (ROOT, SWITCH_ROOT)}
+        self.actors = {port: RootPortActor(port, self.ports, self.counters) for port in (ROOT, SWITCH_ROOT, COLLECTOR)}
 
     async def look(self, wakes: frozenset[Wake] = INTERRUPT, port: Address = ROOT) -> None:
         await self.actors[port].look(wakes)
@@ -324,16 +331,98 @@ async def test_scenario_18_surprise_down_with_the_card_in_place_is_an_error(lab:
     assert [each.cause for each in lab.recovers] == [Cause.AER_FATAL]
 
 
-async def test_scenario_31_stale_status_is_published_left_and_never_blamed(lab: Lab) -> None:
-    lab.uncorrectable(NVME, r.Uncorrectable.MALFORMED_TLP)
+async def test_scenario_31_stale_status_is_published_cleared_and_never_blamed(lab: Lab) -> None:
+    for address in (ROOT, NVME):
+        lab.uncorrectable(address, r.Uncorrectable.MALFORMED_TLP)
+        lab.set_bits(address, r.DEVICE_STATUS, 0xF, EXPRESS)
     await lab.look(START)
-    assert [fact.data["functions"] for fact in lab.said(What.ERROR_IGNORED)] == [[str(NVME)]]
-    assert lab.get(NVME, r.UNCORRECTABLE_STATUS, AER) == r.Uncorrectable.MALFORMED_TLP
+    told = lab.said(What.ERROR_IGNORED)
+    assert [(fact.data["reason"], fact.data["functions"]) for fact in told] == [
+        ("stale", [str(ROOT)]),
+        ("stale", [str(NVME)]),
+    ]
+    for address in (ROOT, NVME):
+        assert lab.get(address, r.UNCORRECTABLE_STATUS, AER) == 0, "hotplug would take it for an error that is pending"
+        assert lab.get(address, r.DEVICE_STATUS, EXPRESS) == r.DeviceStatus.CORRECTABLE_DETECTED
     lab.uncorrectable(NVME_1, r.Uncorrectable.MALFORMED_TLP)
     lab.latch(ROOT, FATAL, fatal=NVME_1)
     await lab.look()
     await lab.look(ENDED)
     assert [each.functions for each in lab.recovers] == [(NVME_1,)]
+
+
+async def test_scenario_31_the_first_message_is_not_blamed_on_old_status(lab: Lab) -> None:
+    """Both are there at the start: the old one is only cleared when nothing is latched any more."""
+    for address in (NVME, NVME_1):
+        lab.uncorrectable(address, r.Uncorrectable.MALFORMED_TLP)
+    lab.latch(ROOT, FATAL, fatal=NVME_1)
+    await lab.look(START)
+    assert [each.functions for each in lab.recovers] == [(NVME_1,)]
+    assert [fact.data["functions"] for fact in lab.said(What.ERROR_IGNORED)] == [[str(NVME)]]
+    assert lab.get(NVME, r.UNCORRECTABLE_STATUS, AER) == 0
+    assert lab.get(NVME_1, r.UNCORRECTABLE_STATUS, AER) == r.Uncorrectable.MALFORMED_TLP, "cleared by its recovery"
+    cleared = [(function, offset) for function, offset, _ in lab.acknowledged]
+    latch, status = (ROOT, AER + r.ROOT_ERROR_STATUS.offset), (NVME, AER + r.UNCORRECTABLE_STATUS.offset)
+    assert cleared.index(latch) < cleared.index(status)
+
+
+async def test_stale_status_that_the_fabric_will_not_have_cleared_now_is_left(lab: Lab) -> None:
+    lab.uncorrectable(NVME, r.Uncorrectable.MALFORMED_TLP)
+    lab.refuses_acknowledgement = True
+    await lab.look(START)
+    assert lab.get(NVME, r.UNCORRECTABLE_STATUS, AER) == r.Uncorrectable.MALFORMED_TLP
+    lab.refuses_acknowledgement = False
+    lab.leases = (lease(ROOT),)
+    await lab.look(frozenset({Wake.POLL}))
+    assert not lab.acknowledged, "whoever holds the lease reads the same registers"
+    lab.leases = ()
+    await lab.look(frozenset({Wake.POLL}))
+    assert lab.get(NVME, r.UNCORRECTABLE_STATUS, AER) == 0
+    assert not lab.recovers
+    assert len(lab.said(What.ERROR_IGNORED)) == 1
+
+
+async def test_a_recovery_that_failed_leaves_no_status_that_is_blamed_later(lab: Lab) -> None:
+    """What still hurts (linux-kernel.md, section 6): the next error is blamed on the device that stayed away."""
+    await lab.look(START)
+    lab.silent.add(NVME)
+    await lab.look(ENDED)  # contained, released, failed: the device has not answered
+    lab.silent.clear()
+    lab.uncorrectable(NVME, r.Uncorrectable.MALFORMED_TLP)  # sticky: it had erred before it went silent
+    await lab.look(frozenset({Wake.POLL}))
+    assert not lab.recovers
+    assert [fact.data["reason"] for fact in lab.said(What.ERROR_IGNORED)] == ["stale"]
+    assert lab.get(NVME, r.UNCORRECTABLE_STATUS, AER) == 0
+
+
+async def test_status_that_a_recovery_was_asked_for_and_could_not_clear_is_cleared_when_the_device_is_back(
+    lab: Lab,
+) -> None:
+    await lab.look(START)
+    lab.uncorrectable(NVME, r.Uncorrectable.MALFORMED_TLP)
+    lab.latch(ROOT, FATAL, fatal=NVME)
+    await lab.look()
+    lab.silent.add(NVME)
+    lab.leases = (lease(ROOT),)
+    await lab.look(ENDED)
+    lab.leases = ()
+    await lab.look(ENDED)
+    lab.silent.clear()
+    await lab.look(frozenset({Wake.POLL}))
+    assert len(lab.recovers) == 1
+    assert lab.get(NVME, r.UNCORRECTABLE_STATUS, AER) == 0
+
+
+async def test_what_a_function_shows_under_a_lease_is_not_stale(lab: Lab) -> None:
+    await lab.look(START)
+    lab.silent.add(NVME)
+    await lab.look(ENDED)
+    lab.silent.clear()
+    lab.uncorrectable(NVME, r.Uncorrectable.INTERNAL)
+    lab.leases = (lease(ROOT),)
+    await lab.look(ENDED)
+    assert lab.get(NVME, r.UNCORRECTABLE_STATUS, AER) == r.Uncorrectable.INTERNAL
+    assert not lab.facts
 
 
 async def test_an_error_found_at_the_start_with_its_message_latched_is_recovered(lab: Lab) -> None:
@@ -391,3 +480,143 @@ async def test_masked_bits_are_no_errors(lab: Lab) -> None:
     lab.latch(ROOT, FATAL, fatal=NVME_1)
     await lab.look()
     assert [each.functions for each in lab.recovers] == [(NVME_1,)]
+
+
+async def test_more_than_five_sources_are_all_found(lab: Lab) -> None:
+    """The kernel looks at five devices at most."""
+    sources = [SWITCH_ROOT, UPSTREAM, DOWN_0, DOWN_1, GPU_0, GPU_1]
+    for address in sources:
+        lab.uncorrectable(address, r.Uncorrectable.MALFORMED_TLP)
+    lab.latch(SWITCH_ROOT, FATAL | r.RootErrorStatus.MULTIPLE_UNCORRECTABLE, fatal=GPU_0)
+    await lab.look(port=SWITCH_ROOT)
+    assert sorted(fact.data["function"] for fact in lab.said(What.ERROR_FATAL)) == [str(each) for each in sources]
+    assert sorted(function for each in lab.recovers for function in each.functions) == sources
+
+
+# --- Both AER and DPC ---
+
+
+async def test_p6_a_port_that_reports_both_gives_one_recovery_also_if_aer_comes_too_late_to_see_its_lease(
+    lab: Lab,
+) -> None:
+    lab.set_bits(DOWN_0, r.DPC_STATUS, r.DpcStatus.TRIGGER, DPC)
+    lab.silent.add(GPU_0)
+    lab.latch(SWITCH_ROOT, FATAL, fatal=GPU_0)
+    await lab.look(port=SWITCH_ROOT)
+    lab.put(DOWN_0, r.DPC_STATUS, 0, DPC)  # released, and the recovery has ended: the device has failed
+    await lab.look(ENDED, port=SWITCH_ROOT)
+    assert not lab.recovers
+    assert lab.root_status(SWITCH_ROOT) == 0
+    assert [fact.data["reason"] for fact in lab.said(What.ERROR_IGNORED)] == ["contained"]
+
+
+async def test_p6_a_port_that_reports_both_and_recovers_leaves_no_message_without_a_trace(lab: Lab) -> None:
+    lab.set_bits(DOWN_0, r.DPC_STATUS, r.DpcStatus.TRIGGER, DPC)
+    lab.silent.add(GPU_0)
+    lab.latch(SWITCH_ROOT, FATAL, fatal=GPU_0)
+    await lab.look(port=SWITCH_ROOT)
+    lab.put(DOWN_0, r.DPC_STATUS, 0, DPC)
+    lab.silent.clear()
+    await lab.look(ENDED, port=SWITCH_ROOT)
+    assert lab.root_status(SWITCH_ROOT) == 0
+    assert [fact.data["reason"] for fact in lab.said(What.ERROR_IGNORED)] == ["contained"]
+
+
+async def test_a_new_error_after_a_containment_is_recovered_although_its_message_came_in_one_latch(lab: Lab) -> None:
+    lab.set_bits(DOWN_0, r.DPC_STATUS, r.DpcStatus.TRIGGER, DPC)
+    lab.silent.add(GPU_0)
+    lab.latch(SWITCH_ROOT, FATAL, fatal=GPU_0)
+    await lab.look(port=SWITCH_ROOT)
+    lab.put(DOWN_0, r.DPC_STATUS, 0, DPC)
+    lab.silent.clear()
+    lab.uncorrectable(GPU_0, r.Uncorrectable.MALFORMED_TLP)
+    lab.latch(SWITCH_ROOT, r.RootErrorStatus.MULTIPLE_UNCORRECTABLE)
+    await lab.look(ENDED, port=SWITCH_ROOT)
+    assert [each.port for each in lab.recovers] == [DOWN_0]
+
+
+# --- Quarantine ---
+
+
+@pytest.mark.parametrize("held", [DOWN_0, SWITCH_ROOT])
+async def test_a_port_in_quarantine_is_not_asked_for_and_does_not_block_the_others(lab: Lab, held: Address) -> None:
+    lab.quarantines = (Quarantine(port=held, lease="r-1", why="storm"),)
+    lab.set_bits(held, r.DPC_STATUS, r.DpcStatus.TRIGGER, DPC)
+    lab.uncorrectable(DOWN_0, r.Uncorrectable.DATA_LINK_PROTOCOL)
+    lab.uncorrectable(GPU_1, r.Uncorrectable.MALFORMED_TLP)
+    lab.latch(SWITCH_ROOT, FATAL | r.RootErrorStatus.MULTIPLE_UNCORRECTABLE, fatal=DOWN_0)
+    for _ in range(3):
+        await lab.look(port=SWITCH_ROOT)
+    assert [each.port for each in lab.recovers] == ([DOWN_1] if held == DOWN_0 else [])
+    assert {fact.data["reason"] for fact in lab.said(What.ERROR_IGNORED)} == {"quarantined"}
+    assert lab.root_status(SWITCH_ROOT) == 0
+
+
+async def test_a_refusal_for_quarantine_frees_the_latch_and_is_said_as_such(lab: Lab) -> None:
+    lab.uncorrectable(NVME, r.Uncorrectable.MALFORMED_TLP)
+    lab.latch(ROOT, FATAL, fatal=NVME)
+    lab.replies = [Refused(reason=Reason.QUARANTINED, message="holdfast quarantine release 0000:00:01.0")]
+    await lab.look()
+    await lab.look(ENDED)
+    assert [fact.data["reason"] for fact in lab.said(What.ERROR_IGNORED)] == ["quarantined"]
+    assert lab.root_status() == 0
+    assert len(lab.recovers) == 1
+
+
+# --- Event collectors ---
+
+
+async def test_an_error_of_an_integrated_endpoint_is_recovered_at_itself(lab: Lab) -> None:
+    lab.uncorrectable(INTEGRATED_3, r.Uncorrectable.MALFORMED_TLP)
+    lab.latch(COLLECTOR, FATAL, fatal=INTEGRATED_3)
+    await lab.look(port=COLLECTOR)
+    [request] = lab.recovers
+    assert (request.port, request.functions) == (INTEGRATED_3, (INTEGRATED_3,))
+    [fact] = lab.said(What.ERROR_FATAL)
+    assert (fact.port, fact.data["function"]) == (INTEGRATED_3, str(INTEGRATED_3))
+    assert lab.root_status(COLLECTOR) == 0
+
+
+async def test_integrated_endpoints_have_correctable_errors_of_their_own(lab: Lab) -> None:
+    lab.set_bits(INTEGRATED, r.CORRECTABLE_STATUS, r.Correctable.INTERNAL)
+    lab.latch(COLLECTOR, CORRECTABLE, correctable=INTEGRATED)
+    await lab.look(port=COLLECTOR)
+    [fact] = lab.said(What.ERROR_CORRECTABLE)
+    assert (fact.port, fact.data["names"]) == (INTEGRATED, ["CorrIntErr"])
+    assert lab.get(INTEGRATED, r.CORRECTABLE_STATUS, AER) == 0
+    assert lab.root_status(COLLECTOR) == 0
+
+
+async def test_p9_an_integrated_endpoint_that_does_not_answer_is_recovered_when_it_is_named(lab: Lab) -> None:
+    lab.silent.add(INTEGRATED)
+    lab.latch(COLLECTOR, FATAL, fatal=INTEGRATED)
+    await lab.look(port=COLLECTOR)
+    assert [each.port for each in lab.recovers] == [INTEGRATED]
+
+
+def test_root_ports_and_event_collectors_have_an_actor_each() -> None:
+    assert tuple(wanted(TOPOLOGY)) == (ROOT, SWITCH_ROOT, COLLECTOR)
+
+
+# --- Firmware first ---
+
+
+async def test_on_a_firmware_first_host_an_interrupt_is_said_to_be_the_firmwares_once(lab: Lab) -> None:
+    lab.ports.topology = msgspec.structs.replace(lab.topology, firmware_first=True)
+    lab.uncorrectable(NVME, r.Uncorrectable.MALFORMED_TLP)
+    lab.latch(ROOT, FATAL, fatal=NVME)
+    for wakes in (START, frozenset({Wake.POLL}), ENDED):
+        await lab.look(wakes)
+    assert not lab.facts
+    assert not lab.reads
+    for _ in range(2):
+        await lab.look(INTERRUPT)
+    [fact] = lab.said(What.ERROR_IGNORED)
+    assert (fact.data["reason"], fact.data["severity"], fact.data["functions"]) == ("firmware", "fatal", [str(NVME)])
+    assert not lab.recovers
+    assert not lab.acknowledged
+    lab.put(ROOT, r.ROOT_ERROR_STATUS, 0, AER)
+    await lab.look(INTERRUPT)
+    lab.latch(ROOT, CORRECTABLE, correctable=NVME_1)
+    await lab.look(INTERRUPT)
+    assert [fact.data["severity"] for fact in lab.said(What.ERROR_IGNORED)] == ["fatal", "correctable"]

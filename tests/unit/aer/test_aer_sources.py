@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import product
 
+import msgspec
 import pytest
 
 from services.aer._sources import (
@@ -15,16 +16,18 @@ from services.aer._sources import (
     cases,
     find_new,
     find_signalled,
+    find_stale,
     first_severity,
     judge,
+    recovery_port,
     signalled,
 )
-from services.aer._survey import RootLatch, Survey, decode_survey, survey_reads
+from services.aer._survey import RootLatch, Survey, decode_survey, reporters, survey_reads
 from shared.pcie import NO_ANSWER, Address, ErrorRegisters
 from shared.pcie.errors import Severity
 from shared.pcie.registers import RootErrorStatus as Latch
 from shared.pcie.registers import Uncorrectable
-from tests.port_bench import GPU_0, NVME, NVME_1, ROOT, SWITCH_ROOT, TOPOLOGY
+from tests.port_bench import COLLECTOR, GPU_0, INTEGRATED, INTEGRATED_3, NVME, NVME_1, ROOT, SWITCH_ROOT, TOPOLOGY
 
 FATAL_SEVERITY = 0x0046_2030
 ALL = [Signs(*cells) for cells in product((False, True), repeat=len(Signs.__struct_fields__))]
@@ -48,7 +51,9 @@ def survey(status: Latch, named: Address | None = None, **bits: int) -> Survey:
 def test_exactly_one_row_matches_every_input(each: Signs) -> None:
     verdict = judge(each)
     assert BECAUSE[verdict]
-    assert (verdict is Verdict.CONTAINED) == each.contained, "P6: containment is DPC's, whatever else is true"
+    assert (verdict is Verdict.QUARANTINED) == each.quarantined
+    if not each.quarantined:
+        assert (verdict is Verdict.CONTAINED) == each.contained, "P6: containment is DPC's, whatever else is true"
     if verdict is Verdict.GONE:
         assert each.gone, "never decided by Surprise Down alone"
         assert each.surprise
@@ -161,3 +166,58 @@ def test_p9_functions_that_do_not_answer_have_no_errors() -> None:
     assert seen is not None
     assert set(seen.errors) == set(seen.answering) == {SWITCH_ROOT}
     assert not any(state.contained for state in seen.ports.values())
+
+
+# --- Stale status ---
+
+
+MALFORMED, ABORT = Uncorrectable.MALFORMED_TLP, Uncorrectable.COMPLETER_ABORT  # fatal, and not
+BOTH_FRESH = frozenset({NVME, NVME_1})
+
+
+def stale(seen: Survey, fresh: frozenset[Address] = BOTH_FRESH) -> list[Address]:
+    return [source.function for source in find_stale(TOPOLOGY, ROOT, seen, fresh, {})]
+
+
+def test_scenario_31_what_stands_without_a_message_is_stale_where_it_is_looked_at_first() -> None:
+    seen = survey(Latch(0), nvme=MALFORMED, nvme_1=ABORT)
+    assert stale(seen) == [NVME, NVME_1]
+    assert stale(seen, frozenset({NVME_1})) == [NVME_1]
+    assert stale(seen, frozenset()) == []
+
+
+def test_scenario_31_one_message_is_about_one_function_and_the_rest_is_stale() -> None:
+    assert stale(survey(FATAL, NVME, nvme=MALFORMED, nvme_1=MALFORMED)) == [NVME_1]
+
+
+@pytest.mark.parametrize(
+    ("status", "named"),
+    [
+        (FATAL | Latch.MULTIPLE_UNCORRECTABLE, NVME),  # another message came, from whomever
+        (FATAL, GPU_0),  # from nobody here
+        (FATAL, None),
+    ],
+)
+def test_what_a_message_may_be_about_is_not_stale(status: Latch, named: Address | None) -> None:
+    assert stale(survey(status, named, nvme=MALFORMED, nvme_1=MALFORMED)) == []
+    assert stale(survey(status, named, nvme=MALFORMED, nvme_1=ABORT)) == [NVME_1], "of another severity"
+
+
+def test_a_message_of_a_function_that_tells_nothing_may_be_about_any() -> None:
+    seen = msgspec.structs.replace(survey(FATAL, NVME, nvme_1=MALFORMED), answering=OTHER - {NVME})
+    assert found(seen) == [NVME, NVME_1]
+    assert stale(seen) == []
+
+
+# --- Event collectors ---
+
+
+def test_a_collector_receives_what_the_integrated_endpoints_of_its_devices_send() -> None:
+    assert [each.address for each in reporters(TOPOLOGY, COLLECTOR)] == [COLLECTOR, INTEGRATED, INTEGRATED_3]
+    assert [each.address for each in reporters(TOPOLOGY, ROOT)] == [ROOT, NVME, NVME_1]
+
+
+def test_what_is_integrated_is_recovered_itself() -> None:
+    seen = survey(FATAL)
+    assert recovery_port(TOPOLOGY, seen, INTEGRATED_3) == INTEGRATED_3
+    assert recovery_port(TOPOLOGY, seen, Address.parse("0000:00:1f.7")) is None

@@ -211,6 +211,12 @@ async def test_the_end_of_a_lease_wakes_the_ports_of_its_tree(lab: Lab) -> None:
     assert len(lab.watchers[ROOT].looks) == 1
 
 
+async def test_a_change_that_hotplug_leaves_to_others_wakes_them_as_a_lost_interrupt_would_have(lab: Lab) -> None:
+    lab.tell(What.SLOT_DEFERRED, DOWN_0)
+    assert await lab.watchers[SWITCH_ROOT].next() == {Wake.INTERRUPT}
+    assert len(lab.watchers[ROOT].looks) == 1
+
+
 async def test_a_port_that_comes_or_goes_has_its_actor_begun_or_ended(lab: Lab) -> None:
     whole = lab.bench.topology
     lab.bench.topology = Topology(tuple(each for each in whole if each.address != ROOT))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 
 from services.dpc._actor import ContainmentActor
+from shared.pcie import Address
 from shared.pcie import registers as r
 from shared.protocol import Reason, Refused
-from shared.protocol.fabric import RetiredLease
+from shared.protocol.fabric import Quarantine, RetiredLease
 from shared.protocol.facts import What
 from shared.protocol.requests import Accepted, Cause
 from shared.runtime import NobodyListens, Wake
@@ -173,3 +175,114 @@ async def test_a_refusal_by_policy_is_published_once(lab: Lab) -> None:
     await lab.actor.look(INTERRUPT)
     await lab.actor.look(frozenset({Wake.POLL}))
     assert [fact.data["why"] for fact in lab.said(What.CONTAINMENT_IGNORED)] == ["the port is in quarantine"]
+
+
+# --- Quarantine ---
+
+
+POLL = frozenset({Wake.POLL})
+
+
+@pytest.mark.parametrize("held", [DOWN_0, SWITCH_ROOT])
+async def test_a_port_in_quarantine_is_not_asked_for_and_said_once(lab: Lab, held: Address) -> None:
+    lab.trigger()
+    lab.quarantines = (Quarantine(port=held, lease="r-1", why="storm"),)
+    for wakes in (START, INTERRUPT, POLL, POLL):
+        await lab.actor.look(wakes)
+    assert not lab.recovers
+    assert [fact.data["reason"] for fact in lab.said(What.CONTAINMENT_IGNORED)] == ["quarantined"]
+    lab.quarantines = ()
+    await lab.actor.look(ENDED)
+    assert [request.port for request in lab.recovers] == [DOWN_0], "released, and contained still"
+
+
+async def test_a_refusal_for_quarantine_is_said_once_and_not_retried_by_itself(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned: list[float] = []
+    monkeypatch.setattr(lab.actor, "again", planned.append)
+    lab.trigger()
+    lab.replies = [Refused(reason=Reason.QUARANTINED, message="holdfast quarantine release 0000:07:00.0")] * 2
+    await lab.actor.look(INTERRUPT)
+    await lab.actor.look(POLL)
+    assert [fact.data["reason"] for fact in lab.said(What.CONTAINMENT_IGNORED)] == ["quarantined"]
+    assert not planned
+
+
+async def test_a_lost_interrupt_is_made_up_for_by_the_poll(lab: Lab) -> None:
+    await lab.actor.look(START)
+    lab.trigger()
+    await lab.actor.look(POLL)
+    assert [(request.port, request.cause) for request in lab.recovers] == [(DOWN_0, Cause.DPC)]
+    assert len(lab.said(What.CONTAINMENT_ENTERED)) == 1
+
+
+# --- Firmware first ---
+
+
+@pytest.fixture
+def kept(lab: Lab) -> Lab:
+    """Give a bench whose firmware keeps DPC."""
+    lab.ports.topology = msgspec.structs.replace(lab.topology, firmware_first=True)
+    return lab
+
+
+async def test_on_a_firmware_first_host_nothing_is_read_outside_an_edr_event(kept: Lab) -> None:
+    kept.trigger()
+    kept.edr = (SWITCH_ROOT,)
+    for wakes in (START, INTERRUPT, POLL):
+        await kept.actor.look(wakes)
+    assert not kept.reads
+    assert not kept.recovers
+    assert not kept.facts
+
+
+async def test_an_edr_event_is_recovered_as_such_and_asked_for_once(kept: Lab) -> None:
+    kept.trigger()
+    kept.edr = (DOWN_0,)
+    await kept.actor.look(INTERRUPT)
+    kept.leases = (lease(DOWN_0),)
+    await kept.actor.look(POLL)
+    assert [(request.port, request.cause) for request in kept.recovers] == [(DOWN_0, Cause.EDR)]
+    assert [fact.cause for fact in kept.said(What.CONTAINMENT_ENTERED)] == ["edr"]
+    assert {operation.function for operation in kept.reads} == {DOWN_0}
+    kept.leases, kept.edr = (), ()
+    await kept.actor.look(ENDED)
+    kept.edr = (DOWN_0,)
+    kept.replies = [Accepted(lease="lease-2")]
+    await kept.actor.look(INTERRUPT)
+    assert len(kept.recovers) == 2, "another event is another episode"
+
+
+async def test_an_edr_event_is_found_at_the_start_and_by_the_poll(kept: Lab) -> None:
+    kept.edr = (DOWN_0, ROOT)
+    await kept.actor.look(START)
+    await kept.actors[ROOT].look(POLL)
+    assert [(request.port, request.cause) for request in kept.recovers] == [(DOWN_0, Cause.EDR), (ROOT, Cause.EDR)]
+
+
+async def test_an_edr_event_with_nothing_to_recover_is_asked_for_all_the_same(kept: Lab) -> None:
+    """The recovery is what has the firmware answered."""
+    kept.edr = (DOWN_0,)
+    await kept.actor.look(INTERRUPT)
+    assert [request.cause for request in kept.recovers] == [Cause.EDR]
+    assert not kept.said(What.CONTAINMENT_ENTERED), "nothing was contained"
+
+
+async def test_p9_an_edr_event_of_a_port_that_does_not_answer_is_asked_for_all_the_same(kept: Lab) -> None:
+    kept.edr = (DOWN_0,)
+    kept.silent.add(DOWN_0)
+    await kept.actor.look(INTERRUPT)
+    assert [request.cause for request in kept.recovers] == [Cause.EDR]
+    assert not kept.facts
+
+
+async def test_p6_a_port_handed_over_below_a_contained_one_that_is_too_waits(kept: Lab) -> None:
+    kept.trigger()
+    kept.put(SWITCH_ROOT, r.DPC_STATUS, TRIGGERED, DPC)
+    kept.edr = (DOWN_0, SWITCH_ROOT)
+    await kept.actor.look(INTERRUPT)
+    assert not kept.recovers
+    kept.edr = (DOWN_0,)
+    await kept.actor.look(ENDED)
+    assert [request.port for request in kept.recovers] == [DOWN_0]

@@ -4,13 +4,26 @@ from __future__ import annotations
 
 from itertools import product
 
+import msgspec
 import pytest
 
-from services.dpc._containment import TABLE, Containment, Progress, Verdict, decode, judge, progress, reads
+from services.dpc._containment import (
+    TABLE,
+    Containment,
+    Progress,
+    Standing,
+    Verdict,
+    contained_above,
+    decode,
+    judge,
+    progress,
+    quarantined,
+    reads,
+)
 from shared.pcie import NO_ANSWER, Address, error_wording
 from shared.pcie.registers import DpcReason, DpcStatus
-from shared.protocol.fabric import LeaseList, RetiredLease
-from tests.port_bench import DOWN_0, GPU_0, ROOT, TOPOLOGY, lease
+from shared.protocol.fabric import LeaseList, Quarantine, RetiredLease
+from tests.port_bench import DOWN_0, DOWN_1, GPU_0, ROOT, SWITCH_ROOT, TOPOLOGY, lease
 
 
 def contained(status: int, *, source_id: int = 0, above: bool = False) -> Containment:
@@ -18,15 +31,21 @@ def contained(status: int, *, source_id: int = 0, above: bool = False) -> Contai
 
 
 @pytest.mark.parametrize(
-    ("trigger", "interrupt", "above", "how_far"),
-    list(product((False, True), (False, True), (False, True), Progress)),
+    ("trigger", "interrupt", "above", "handed_over", "held", "how_far"),
+    list(product(*[(False, True)] * 5, Progress)),
 )
-def test_exactly_one_row_matches_every_input(*, trigger: bool, interrupt: bool, above: bool, how_far: Progress) -> None:
+def test_exactly_one_row_matches_every_input(
+    *, trigger: bool, interrupt: bool, above: bool, handed_over: bool, held: bool, how_far: Progress
+) -> None:
     status = (DpcStatus.TRIGGER if trigger else 0) | (DpcStatus.INTERRUPT if interrupt else 0)
-    verdict = judge(contained(status, above=above), how_far)
-    assert (verdict in {Verdict.RECOVER, Verdict.WAIT}) == trigger
-    if above and trigger:
+    standing = Standing(how_far=how_far, quarantined=held, handed_over=handed_over)
+    verdict = judge(contained(status, above=above), standing)
+    due = trigger or handed_over
+    assert (verdict in {Verdict.RECOVER, Verdict.WAIT, Verdict.QUARANTINED}) == due
+    if above and due:
         assert verdict is Verdict.WAIT, "P6: the recovery above releases every trigger below it"
+    elif due:
+        assert (verdict is Verdict.QUARANTINED) == held
 
 
 def test_every_verdict_is_in_the_table() -> None:
@@ -64,12 +83,12 @@ def test_rp_pio_errors_are_worded_as_the_kernel_does() -> None:
 @pytest.mark.parametrize("port", [ROOT, DOWN_0])
 def test_p9_a_port_that_does_not_answer_says_nothing(port: Address) -> None:
     function = TOPOLOGY.get(port)
-    assert decode(function, [NO_ANSWER] * len(reads(TOPOLOGY, function))) is None
+    assert decode(function, [NO_ANSWER] * len(reads(function, contained_above(TOPOLOGY, port)))) is None
 
 
 def test_rp_pio_is_read_of_root_ports_with_the_extension_alone() -> None:
     root, downstream = TOPOLOGY.get(ROOT), TOPOLOGY.get(DOWN_0)
-    values = [0x20, *range(1, len(reads(TOPOLOGY, root)))]
+    values = [0x20, *range(1, len(reads(root, ())))]
     with_extension = decode(root, values)
     assert with_extension is not None
     assert with_extension.rp_pio is not None
@@ -78,7 +97,7 @@ def test_rp_pio_is_read_of_root_ports_with_the_extension_alone() -> None:
     assert without is not None
     assert without.rp_pio is None
     assert without.errors == with_extension.errors
-    switch = decode(downstream, [0x20] * len(reads(TOPOLOGY, downstream)))
+    switch = decode(downstream, [0x20] * len(reads(downstream, contained_above(TOPOLOGY, DOWN_0))))
     assert switch is not None
     assert switch.rp_pio is None
 
@@ -109,3 +128,18 @@ def test_a_recovery_is_followed_through_the_leases_that_absorbed_it(
     lease_id: str | None, leases: LeaseList, expected: Progress
 ) -> None:
     assert progress(lease_id, leases) is expected
+
+
+@pytest.mark.parametrize(
+    ("held", "expected"), [((), False), ((DOWN_0,), True), ((SWITCH_ROOT,), True), ((DOWN_1, ROOT), False)]
+)
+def test_a_port_is_in_quarantine_with_those_above_it(held: tuple[Address, ...], *, expected: bool) -> None:
+    listed = LeaseList(leases=(), quarantines=tuple(Quarantine(port=port, lease="q", why="") for port in held))
+    assert quarantined(TOPOLOGY, DOWN_0, listed) is expected
+
+
+def test_a_firmware_first_host_has_no_other_port_read_than_those_handed_over() -> None:
+    kept = msgspec.structs.replace(TOPOLOGY, firmware_first=True)
+    assert [port.address for port in contained_above(TOPOLOGY, DOWN_0)] == [SWITCH_ROOT]
+    assert contained_above(kept, DOWN_0, (DOWN_0, ROOT)) == ()
+    assert [port.address for port in contained_above(kept, DOWN_0, (SWITCH_ROOT,))] == [SWITCH_ROOT]

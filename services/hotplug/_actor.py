@@ -26,6 +26,7 @@ from ._keeper import Keeper, Shop, Survey
 from ._look import Look
 from ._operation import Held, SlotOperation, slot_operation
 from ._presence import Presence, reseated
+from ._quarantine import Quarantined
 from ._reading import CHANGES, look, seen
 from ._slot import OCCUPIED, SlotEvent, following
 from ._survey import compare
@@ -35,6 +36,7 @@ _ROUNDS_MAX: Final = 8  # in one go; a slot that still has events then is looked
 _LATER_S: Final = 0.1
 _DEFERRED_LOOK_S: Final = 1.0  # while events are deferred, if no hint should tell of the lease's end
 _WORKING: Final = frozenset({SlotState.POWER_ON, SlotState.POWER_OFF})
+_UNDECIDED: Final = frozenset({Verdict.READ_AGAIN, Verdict.DEFER, Verdict.LEAVE})
 _DECODES: Final = r.Command.MEMORY_SPACE | r.Command.BUS_MASTER
 _SWITCHED_OFF: Final = r.Command.MEMORY_SPACE  # of _DECODES: as a safe removal leaves a function
 
@@ -50,6 +52,7 @@ class SlotActor(Keeper):
         self.covered_by: LeaseRef | None = None
         self.asks = Asks(self)
         self.events = Events(self)
+        self._quarantined = Quarantined(self)
         self._function = shop.topology.get(port)
         self._begun = False
         self._deferring = False
@@ -67,11 +70,12 @@ class SlotActor(Keeper):
         return self._function
 
     def report(self) -> SlotReport:
-        """Return the slot as it is known now."""
+        """Return the slot as it is known now: one that will go off, once a recovery is over, is going off (scenario 12)."""
+        parked = self.asks.parked and self.state in OCCUPIED
         return SlotReport(
             port=self.port,
             slot_number=self.function.slot_number,
-            state=self.state,
+            state=SlotState.POWER_OFF if parked else self.state,
             devices=tuple(device.function for device in self.behind()),
             lease=None if self.covered_by is None else self.covered_by.id,
         )
@@ -117,12 +121,14 @@ class SlotActor(Keeper):
         reading = seen(port, above, await self.shop.fabric.read(look(port, above)))
         survey = await self.survey(ours)
         lease = survey.leases.over(self.port)
+        quarantine = survey.leases.quarantine(self.port)
         self.covered_by = None if lease is None else lease.ref
         row = judge(
             View(
+                quarantined=quarantine is not None,
                 silent=reading.silent,
                 contained=bool(reading.contained),
-                fatal=bool(reading.fatal),
+                fatal=bool(reading.fatal) and not topology.firmware_first,  # else nobody here will ever clear it
                 covered=lease is not None,
                 on=self.on,
                 link=reading.link,
@@ -136,7 +142,7 @@ class SlotActor(Keeper):
                 ),
             )
         )
-        particulars = (*reading.contained, *reading.fatal)
+        particulars = (*reading.contained, *reading.fatal) if quarantine is None else (quarantine.why,)
         return Look(reading, survey, row, f"{row.because}: {'; '.join(particulars)}" if particulars else row.because)
 
     @property
@@ -151,13 +157,17 @@ class SlotActor(Keeper):
         self._follow_registry("the registry says so")
         found = await self.examine()
         verdict = found.row.verdict
-        self._decided = verdict not in {Verdict.READ_AGAIN, Verdict.DEFER}
+        self._decided = verdict not in _UNDECIDED
         if await self.adopt_orphans(found.survey.leases):
             return None
+        quarantine = found.survey.leases.quarantine(self.port)
+        if quarantine is not None:
+            return None if await self._quarantined.look(found, quarantine) else found.survey
         if not self._decided:
             await self._defer(found)
             return found.survey
         self._deferring = False
+        self._quarantined.over()
         if await self._reconcile(found) or await self.events.handle(found, wakes) or await self.asks.handle(found):
             return None
         return None if await self._act(found) else found.survey
@@ -179,7 +189,7 @@ class SlotActor(Keeper):
         """Find the state at start: what the registry shows is on; what runs already is registered as it is (P3)."""
         if not self.devices():
             found = await self.examine()
-            if found.row.verdict in {Verdict.READ_AGAIN, Verdict.DEFER}:
+            if found.row.verdict in _UNDECIDED:
                 return
             if found.reading.link:
                 await self._find_running(found)
@@ -249,9 +259,8 @@ class SlotActor(Keeper):
         await operation.do(clear(self.function, latched), provided=(self._provided(link=True),))
         self.say(What.SLOT_IGNORED, None, lease=operation.lease, **found.ignored(Ignored.SAME_DEVICE))
         told = self.compared(found.survey)
-        for device in self.devices():
-            if device.function not in told:
-                self.shop.registry.kept(device, lease=operation.lease, why=found.why)
+        for device in (one for one in self.devices() if one.function in found.survey.findings.keys() - told):
+            self.shop.registry.kept(device, lease=operation.lease, why=found.why)
 
     async def _clear(self, operation: SlotOperation) -> None:
         """Clear a change that left nothing behind."""
@@ -349,7 +358,8 @@ class SlotActor(Keeper):
             self.again(_DEFERRED_LOOK_S)
             self.covered_by = held.refused.lease
             await self.asks.refuse(held.refused.reason, held.refused.message, held.refused.lease)
-            self._say_deferred(f"refused: {held}")
+            if held.refused.reason is not Reason.QUARANTINED:  # which the next look says itself
+                self._say_deferred(f"refused: {held}")
             return False
         except Fenced as fenced:
             self.again(_LATER_S)

@@ -31,13 +31,13 @@ def enumerate_below(port: Function) -> Operation:
     return Operation(verb=Verb.ENUMERATE, function=port.address)
 
 
-def await_device(port: Function, *, link_s: float) -> Logic[Readiness]:
-    """Wait until the card answers, and has been enumerated; `link_s` bounds the wait for the link."""
+def await_device(port: Function, *, link_s: float, vendor_id_s: float) -> Logic[Readiness]:
+    """Wait until the card answers, and has been enumerated; the bounds are those of the link and of the answer."""
     now: float = yield Pause(timing.LINK_SETTLE, "before the first look at the link")
     if not (yield from _link(port, until=now + link_s)):
         return Readiness.NO_LINK
     now = yield Pause(timing.LINK_TO_FIRST_CONFIG, "before the first request")
-    if not (yield from _answers(port, until=now + timing.VENDOR_ID_MAX)):
+    if not (yield from _answers(port, until=now + vendor_id_s)):
         return Readiness.NO_ANSWER
     return Readiness.READY
 

@@ -146,7 +146,7 @@ def _ranges(
 def size_bars(functions: Iterable[Function]) -> Logic[dict[Address, tuple[Bar, ...]]]:
     """Size every memory BAR, with memory space off while its address is all ones."""
     found: dict[Address, tuple[Bar, ...]] = {}
-    for function in functions:
+    for function in _physical(functions):
         registers = r.BAR[:_BRIDGE_BARS] if function.kind.is_bridge else r.BAR
         off = modify(function.address, r.COMMAND.offset, 2, mask=_ON, value=0)
         probes = [write(function.address, bar.offset, 4, _DWORD) for bar in registers]
@@ -173,13 +173,23 @@ def bars_of(masks: tuple[int, ...]) -> tuple[Bar, ...]:
     return tuple(found)
 
 
-def switch_on(functions: Iterable[Function], made: Plan, line: int | None) -> Logic[None]:
-    """Write the plan, error reporting, containment and the interrupt line; the command register last, top-down."""
-    for function in functions:
-        yield Do(tuple(_writes(function, made, line)))
+def switch_on(
+    functions: Iterable[Function], made: Plan, line: int | None, *, firmware_first: bool = False
+) -> Logic[None]:
+    """Write the plan, error reporting, containment and the interrupt line; the command register last, top-down.
+
+    `firmware_first`: containment is the firmware's to set up.
+    """
+    for function in _physical(functions):
+        yield Do(tuple(_writes(function, made, line, contain=not firmware_first)))
 
 
-def _writes(function: Function, made: Plan, line: int | None) -> list[Operation]:
+def _physical(functions: Iterable[Function]) -> Iterable[Function]:
+    """Leave out virtual functions: their BARs and what would switch them on are zero by rule (§9.3.4.1)."""
+    return (function for function in functions if function.physical is None)
+
+
+def _writes(function: Function, made: Plan, line: int | None, *, contain: bool) -> list[Operation]:
     address, caps = function.address, function.capabilities
     writes = [write(address, r.BAR[index].offset, 4, value) for index, value in made.bars.get(address, {}).items()]
     window = made.windows.get(address)
@@ -195,7 +205,7 @@ def _writes(function: Function, made: Plan, line: int | None) -> list[Operation]
     if caps.express:
         offset = caps.express + r.DEVICE_CONTROL.offset
         writes.append(modify(address, offset, 2, mask=_REPORTING, value=_REPORTING))
-    if caps.dpc:
+    if caps.dpc and contain:
         writes.append(modify(address, caps.dpc + r.DPC_CONTROL.offset, 2, mask=_CONTAINMENT, value=_CONTAINMENT))
     writes.append(modify(address, r.COMMAND.offset, 2, mask=_ON, value=_ON))
     return writes

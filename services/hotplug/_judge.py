@@ -31,12 +31,14 @@ class Verdict(StrEnum):
     REPLACE = "replace"  # remove, then bring up
     BRING_UP = "bring up"
     CLEAR = "clear"  # a change that left nothing behind: say so, and clear the latch
+    LEAVE = "leave"  # in quarantine: another card, or an operator, ends that, and then it is judged
     NOTHING = "nothing"
 
 
 class View(msgspec.Struct, frozen=True, kw_only=True):
     """The inputs of the table, in the order of its columns."""
 
+    quarantined: bool  # the port, or one above it, is held down for good
     silent: bool  # the port, or a bridge above it, reads all ones
     contained: bool  # DPC Trigger Status, Link Disable or Secondary Bus Reset, here or above
     fatal: bool  # a fatal error that nobody has handled, here or above
@@ -68,29 +70,31 @@ def _cell(value: bool | Identities) -> str:
 
 
 # What the reasons stand on: H1 P9; H2 and H3 P3; H4 P6; H5 P3 and P10; H7, H10 and the rows that bring up P4; H8 is
-# scenario 19 (readiness); H9 is aer's business.
+# scenario 19 (readiness); H9 is aer's business. H19 needs no register: the fabric's ledger says so.
 ROWS: Final = (
-    #            silent      covered  resting   latched
-    #            | contained |  on    |  card   | identity
-    #            | | fatal   |  | link|  |      |
-    Row("H1",  " 1 -   -     -  - -   -  -      -  -         ", Verdict.READ_AGAIN, "all ones is no evidence"),
-    Row("H2",  " 0 1   -     -  - -   -  -      -  -         ", Verdict.DEFER, "contained or in reset, here or above"),
-    Row("H3",  " 0 0   1     -  - -   -  -      -  -         ", Verdict.DEFER, "a fatal error is pending"),
-    Row("H4",  " 0 0   0     1  - -   -  -      -  -         ", Verdict.DEFER, "a lease covers the port"),
-    Row("H5",  " 0 0   0     0  1 1   -  -      1  same      ", Verdict.KEEP, "the same device answers"),
-    Row("H6",  " 0 0   0     0  1 1   -  -      0  same      ", Verdict.NOTHING, "nothing has changed"),
-    Row("H7",  " 0 0   0     0  1 1   -  -      -  different ", Verdict.REPLACE, "another device answers"),
-    Row("H8",  " 0 0   0     0  1 1   -  -      1  silent    ", Verdict.WAIT, "the device does not answer yet"),
-    Row("H9",  " 0 0   0     0  1 1   -  -      0  silent    ", Verdict.NOTHING, "a device that hangs is no change"),
-    Row("H10", " 0 0   0     0  1 0   -  -      -  -         ", Verdict.REMOVE, "the link is down"),
-    Row("H11", " 0 0   0     0  0 1   0  -      -  -         ", Verdict.BRING_UP, "the link is up"),
-    Row("H12", " 0 0   0     0  0 0   0  1      -  -         ", Verdict.BRING_UP, "a card is present"),
-    Row("H13", " 0 0   0     0  0 0   0  0      1  -         ", Verdict.CLEAR, "the slot is empty"),
-    Row("H14", " 0 0   0     0  0 0   0  0      0  -         ", Verdict.NOTHING, "the slot is empty"),
-    Row("H15", " 0 0   0     0  0 -   1  -      0  -         ", Verdict.NOTHING, "the slot is switched off"),
-    Row("H16", " 0 0   0     0  0 1   1  -      1  -         ", Verdict.BRING_UP, "the link has come up"),
-    Row("H17", " 0 0   0     0  0 0   1  1      1  -         ", Verdict.BRING_UP, "a card was seated"),
-    Row("H18", " 0 0   0     0  0 0   1  0      1  -         ", Verdict.CLEAR, "the card was taken out"),
+    #            quarantined
+    #            | silent      covered  resting   latched
+    #            | | contained |  on    |  card   | identity
+    #            | | | fatal   |  | link|  |      |
+    Row("H1",  " 0 1 -   -     -  - -   -  -      -  -         ", Verdict.READ_AGAIN, "all ones is no evidence"),
+    Row("H2",  " 0 0 1   -     -  - -   -  -      -  -         ", Verdict.DEFER, "contained or in reset, here or above"),
+    Row("H3",  " 0 0 0   1     -  - -   -  -      -  -         ", Verdict.DEFER, "a fatal error is pending"),
+    Row("H4",  " 0 0 0   0     1  - -   -  -      -  -         ", Verdict.DEFER, "a lease covers the port"),
+    Row("H5",  " 0 0 0   0     0  1 1   -  -      1  same      ", Verdict.KEEP, "the same device answers"),
+    Row("H6",  " 0 0 0   0     0  1 1   -  -      0  same      ", Verdict.NOTHING, "nothing has changed"),
+    Row("H7",  " 0 0 0   0     0  1 1   -  -      -  different ", Verdict.REPLACE, "another device answers"),
+    Row("H8",  " 0 0 0   0     0  1 1   -  -      1  silent    ", Verdict.WAIT, "the device does not answer yet"),
+    Row("H9",  " 0 0 0   0     0  1 1   -  -      0  silent    ", Verdict.NOTHING, "a device that hangs is no change"),
+    Row("H10", " 0 0 0   0     0  1 0   -  -      -  -         ", Verdict.REMOVE, "the link is down"),
+    Row("H11", " 0 0 0   0     0  0 1   0  -      -  -         ", Verdict.BRING_UP, "the link is up"),
+    Row("H12", " 0 0 0   0     0  0 0   0  1      -  -         ", Verdict.BRING_UP, "a card is present"),
+    Row("H13", " 0 0 0   0     0  0 0   0  0      1  -         ", Verdict.CLEAR, "the slot is empty"),
+    Row("H14", " 0 0 0   0     0  0 0   0  0      0  -         ", Verdict.NOTHING, "the slot is empty"),
+    Row("H15", " 0 0 0   0     0  0 -   1  -      0  -         ", Verdict.NOTHING, "the slot is switched off"),
+    Row("H16", " 0 0 0   0     0  0 1   1  -      1  -         ", Verdict.BRING_UP, "the link has come up"),
+    Row("H17", " 0 0 0   0     0  0 0   1  1      1  -         ", Verdict.BRING_UP, "a card was seated"),
+    Row("H18", " 0 0 0   0     0  0 0   1  0      1  -         ", Verdict.CLEAR, "the card was taken out"),
+    Row("H19", " 1 - -   -     -  - -   -  -      -  -         ", Verdict.LEAVE, "in quarantine"),
 )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from shared.runtime import Context, FabricClient, PortActor, PortActors, Refused
 
 from ._drivers import Drivers
 from ._registry import Registry, belongs
-from ._survey import Journals, Leases, anchor, behind, chain, findings, journals, removed_by
+from ._survey import Journals, Leases, anchor, behind, chain, findings, journals, recovered, removed_by
 
 _BRIDGE_CLASS: Final = 0x06  # PCI Code and ID Assignment r1.11 §1.7
 _DEFERRED_LOOK_S: Final = timing.VENDOR_ID_MAX  # while a lease covers the port, if no hint should tell of its end
@@ -70,7 +70,7 @@ class Survey:
     """The functions of one keeper, compared."""
 
     leases: Leases
-    findings: dict[Address, Finding]  # of registered functions that no lease covers
+    findings: dict[Address, Finding]  # of registered functions that no lease covers and no quarantine holds
 
 
 class Keeper(PortActor):
@@ -79,6 +79,7 @@ class Keeper(PortActor):
     def __init__(self, port: Address, shop: Shop) -> None:
         super().__init__(f"hotplug {port}", port, shop.actors)
         self.shop = shop
+        self._accepted: dict[Address, str] = {}  # what a lease lately accepted as different, to be said once
 
     def doubt(self) -> None:
         """Hear that a lease may have been absorbed. A keeper holds none."""
@@ -109,10 +110,30 @@ class Keeper(PortActor):
     async def survey(self, ours: str | None = None) -> Survey:
         """Read the leases, and ask every function that none covers who it is. `ours`: our own slot operation."""
         leases = Leases(await self.shop.fabric.leases(), self.shop.topology, ours)
-        uncovered = [device for device in self.devices() if leases.over(device.function) is None]
+        await self._take_over(leases)
+        uncovered = [device for device in self.devices() if not leases.concern(device.function)]
         found = Survey(leases, await findings(self.shop.fabric, self.shop.topology, uncovered))
         self.has_read()  # a slot may now be brought up, which takes as long as its device takes
         return found
+
+    async def _take_over(self, leases: Leases) -> None:
+        """Take over what a lease has accepted as different: the same devices say something else of themselves now."""
+        judged = self.shop.judged
+        intended = [
+            (device, retired.accepted)
+            for device in self.devices()
+            for retired in leases.ended(device.function)
+            if retired.accepted and (retired.lease.id, device.function) not in judged and recovered(retired, device)
+        ]
+        if not intended:
+            return
+        topology = await self.shop.refresh()  # the fabric keeps the new identity
+        for device, accepted in intended:
+            function = topology.find(device.function)
+            differs = frozenset() if function is None else device.identity.differences(function.identity)
+            if function is not None and differs and differs <= set(accepted):
+                await self.shop.registry.identify(device.function, function.identity)
+                self._accepted[device.function] = f"; it accepts what differs: {', '.join(sorted(differs))}"
 
     # --- What it does ---
 
@@ -122,7 +143,8 @@ class Keeper(PortActor):
         for device in self.devices():
             finding = survey.findings.get(device.function)
             if finding is None:
-                self.again(_DEFERRED_LOOK_S)
+                if survey.leases.over(device.function) is not None:
+                    self.again(_DEFERRED_LOOK_S)
             elif finding.answers and not finding.same:
                 why = f"another device answers: {', '.join(sorted(finding.differs))}"
                 await self.forget(device, lease=None, why=why)
@@ -134,8 +156,7 @@ class Keeper(PortActor):
 
     async def forget(self, device: Device, *, lease: str | None, why: str, token: int = 0) -> None:
         """Remove a function that is gone: the registry first, as its driver may take its time."""
-        await self.shop.registry.remove(device.function, lease=lease, why=why)
-        if has_driver(device):
+        if await self.shop.registry.remove(device.function, lease=lease, why=why) and has_driver(device):
             await self.shop.drivers.unbind(device.function, lease, Channel.PERM_FAILURE, token)
 
     async def welcome(self, survey: Survey, why: str) -> None:
@@ -165,7 +186,14 @@ class Keeper(PortActor):
         self.shop.judged |= {(retired.lease.id, function.address) for retired in leases.ended(function.address)}
 
     async def runs(self, function: Function) -> bool:
-        """Tell whether the function answers, decodes its addresses and may master the bus."""
+        """Tell whether the function answers, decodes its addresses and may master the bus.
+
+        A virtual function decodes as soon as its physical one lets it; its own bit is zero by rule (§9.3.4.1.3).
+        """
+        if function.physical is not None:
+            register = r.REVISION_AND_CLASS
+            (value,) = await self.shop.fabric.read((read(function.address, register.offset, register.width),))
+            return answered(value)
         command = await self.command(function)
         return command is not None and command & _RUNNING == _RUNNING
 
@@ -184,7 +212,7 @@ class Keeper(PortActor):
             ended = [retired.lease for retired in survey.leases.ended(device.function)]
             fresh = [lease for lease in ended if (lease.id, device.function) not in judged]
             if fresh and finding.same:
-                why = f"the same device answers after {fresh[0].cause}"
+                why = f"the same device answers after {fresh[0].cause}{self._accepted.pop(device.function, '')}"
                 self.shop.registry.kept(device, lease=fresh[0].id, why=why)
                 told.add(device.function)
             # The fabric tells of the last leases only: what it has forgotten is forgotten here.
@@ -213,9 +241,12 @@ class Keeper(PortActor):
     async def _channel(
         self, device: Device, survey: Survey, known: Journals, path: tuple[Address, ...], *, thaw: bool
     ) -> None:
-        lease = survey.leases.over(device.function)
+        lease, quarantine = survey.leases.over(device.function), survey.leases.quarantine(device.function)
         unfinished = known.unfinished(path)
-        if lease is not None and lease.reach is Reach.RESET:
+        if quarantine is not None:
+            why = f"quarantined: {quarantine.why}"
+            await self.set_channel(device, Channel.PERM_FAILURE, lease=quarantine.lease, why=why)
+        elif lease is not None and lease.reach is Reach.RESET:
             await self.set_channel(device, Channel.FROZEN, lease=lease.id, why="a lease covers it")
         elif unfinished is not None:
             await self.set_channel(device, Channel.FROZEN, lease=unfinished, why="its callbacks are not finished")

@@ -35,6 +35,7 @@ class Registry:
         self._context = context
         self._ownership: Ownership = context.ownership
         self._devices: dict[Address, Device] = {}
+        self._leaving: set[Address] = set()  # functions whose removal is being stored
 
     async def load(self) -> None:
         """Read all records."""
@@ -75,13 +76,19 @@ class Registry:
         await self._put(device)
         self._say(What.DEVICE_ADDED, device, lease, why=why, identity=identity, driver=driver)
 
-    async def remove(self, function: Address, *, lease: str | None, why: str) -> None:
-        """Note that a function is gone."""
+    async def remove(self, function: Address, *, lease: str | None, why: str) -> bool:
+        """Note that a function is gone. False: the actor of another slot has, or is about to (scenario 33)."""
         device = self._devices[function]
-        assert device.present
-        device = msgspec.structs.replace(device, present=False, driver=None, channel=Channel.PERM_FAILURE)
-        await self._put(device)
+        if not device.present or function in self._leaving:
+            return False
+        self._leaving.add(function)
+        try:
+            device = msgspec.structs.replace(device, present=False, driver=None, channel=Channel.PERM_FAILURE)
+            await self._put(device)
+        finally:
+            self._leaving.discard(function)
         self._say(What.DEVICE_REMOVED, device, lease, why=why)
+        return True
 
     async def rebound(self, function: Address, counted: Iterable[str], *, lease: str) -> None:
         """Note that the function's driver was bound again under `lease`: a new generation of the same device."""
@@ -90,11 +97,14 @@ class Registry:
         await self._put(rebound)
         self._say(What.DEVICE_REBOUND, rebound, lease, driver=device.driver)
 
+    async def identify(self, function: Address, identity: Identity) -> None:
+        """Note what the same device says of itself from now on."""
+        await self._put(msgspec.structs.replace(self._devices[function], identity=identity))
+
     async def channel(self, function: Address, channel: Channel, *, lease: str | None, why: str) -> None:
-        """Set the state of the way to a device that is present; say so if it changes."""
+        """Set the state of the way to a device that is present and stays so; say so if it changes."""
         device = self._devices[function]
-        assert device.present
-        if device.channel is channel:
+        if not device.present or function in self._leaving or device.channel is channel:
             return
         await self._put(msgspec.structs.replace(device, channel=channel))
         data = {"from": device.channel, "to": channel}

@@ -6,9 +6,9 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from shared.pcie import Address, Function, Topology, Value
+from shared.pcie import NO_ANSWER, Address, Function, Topology, Value
 from shared.protocol import decode, subjects
-from shared.protocol.fabric import Lease, LeaseList, Rank, Reach, Result, RetiredLease, Role
+from shared.protocol.fabric import Lease, LeaseList, Quarantine, Rank, Reach, Result, RetiredLease, Role
 from shared.protocol.records import Device, Recovery, RecoveryState, Verdict
 from shared.recovery import Finding, command_read, find, identity_reads
 from shared.runtime import Bus, FabricClient
@@ -65,6 +65,15 @@ class Leases:
         found = [lease for lease in self.listed.leases if lease.port in path and lease.id != self.ours]
         return max(found, key=lambda lease: (lease.reach is Reach.RESET, lease.rank), default=None)
 
+    def quarantine(self, address: Address) -> Quarantine | None:
+        """Return the quarantine that the function is in: that of its port, or of one above."""
+        path = chain(address, self.topology)
+        return next((one for one in self.listed.quarantines if one.port in path), None)
+
+    def concern(self, address: Address) -> bool:
+        """Tell whether a lease covers the function, or a quarantine holds it: then it is not judged."""
+        return self.over(address) is not None or self.quarantine(address) is not None
+
     def orphans(self, port: Address) -> tuple[str, ...]:
         """Return slot operations on the port that a predecessor of ours has left behind."""
         return tuple(
@@ -81,6 +90,12 @@ class Leases:
             for retired in self.listed.retired
             if retired.lease.port in path and retired.lease.rank != _SLOT_RANK and retired.absorbed_by is None
         )
+
+
+def recovered(retired: RetiredLease, device: Device) -> bool:
+    """Tell whether the lease found the device to be the same."""
+    outcome = next((outcome for outcome in retired.outcomes if outcome.function == device.function), None)
+    return outcome is not None and outcome.result is Result.RECOVERED
 
 
 def removed_by(ended: Iterable[RetiredLease], function: Address) -> bool:
@@ -112,7 +127,8 @@ async def findings(fabric: FabricClient, topology: Topology, devices: Iterable[D
     at = 0
     for function, device, operations in reads:
         *sent, command = held[at : at + len(operations)]
-        found[device.function] = find(function, device.identity, tuple(sent), command)
+        set_up = NO_ANSWER if function.physical is not None else command  # zero by rule there (§9.3.4.1.3)
+        found[device.function] = find(function, device.identity, tuple(sent), set_up)
         at += len(operations)
     return found
 

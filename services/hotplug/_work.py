@@ -6,7 +6,8 @@ then half done is seen by the next judgement: a function is in the registry or n
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import Coroutine, Iterable
 from typing import Any, Final
 
 from shared.pcie import Function, Topology, Value, answered, timing
@@ -14,15 +15,17 @@ from shared.pcie import registers as r
 from shared.protocol.facts import What
 from shared.protocol.records import Device
 from shared.protocol.requests import Channel
-from shared.recovery import modify, read, write
+from shared.recovery import command_read, modify, read, write
 
 from ._bring_up import Readiness, await_device, enumerate_below
 from ._configure import Unconfigurable, assign_buses, plan, size_bars, switch_on, window_of
 from ._indicators import clear, has, lamps, power
 from ._keeper import Keeper, has_driver
 from ._operation import SlotOperation
-from ._reading import CHANGES
+from ._presence import Presence
+from ._reading import CHANGES, look, seen
 
+_GONE_LOOK_S: Final = 1.0  # between looks at a card whose driver takes long to bind
 _LEVELS_MAX: Final = 8  # of switches within one card: each needs an enumeration of its own
 _QUIET: Final = r.Command.BUS_MASTER | r.Command.SERR  # what a safe removal switches off (pciehp_unconfigure_device)
 
@@ -38,6 +41,12 @@ class NotReady(Exception):  # noqa: N818 - named for what is true
 def status_of(port: Function) -> tuple[int, int]:
     """Return offset and width of Slot Status."""
     return port.capabilities.express + r.SLOT_STATUS.offset, r.SLOT_STATUS.width
+
+
+def first_request_s(fresh: Iterable[Function]) -> float:
+    """Return the wait between giving bridges their buses and the first request to what is behind them."""
+    conventional = any(one.is_conventional_bridge and not one.secondary for one in fresh)
+    return timing.PCI_RESET_TO_FIRST_CONFIG if conventional else timing.LINK_TO_FIRST_CONFIG
 
 
 class Work:
@@ -57,20 +66,30 @@ class Work:
     async def take_away(self, operation: SlotOperation, why: str) -> None:
         """Remove every function behind the slot, which is gone or about to be replaced."""
         self._before = self._shop.topology
-        # The registry first: what is decided must not wait for a driver whose device has vanished.
+        # The registry first: what is decided must not wait for a driver whose device has vanished (scenario 20).
         gone = sorted(self._keeper.behind(), key=lambda device: device.function, reverse=True)
-        for device in gone:
-            await operation.unless_lost(
-                self._keeper.forget(device, lease=operation.lease, why=why, token=operation.token)
-            )
+        removed = [
+            device
+            for device in gone
+            if await self._shop.registry.remove(device.function, lease=operation.lease, why=why)
+        ]
+        unbinding = (
+            self._shop.drivers.unbind(device.function, operation.lease, Channel.PERM_FAILURE, operation.token)
+            for device in removed
+            if has_driver(device)
+        )
+        await operation.unless_lost(_all(unbinding))
         await self._forget_surprise(operation)
         await self._power_down(operation)
 
     async def _forget_surprise(self, operation: SlotOperation) -> None:
-        """Clear the Surprise Down that the removal logged, or the next card's first error would be blamed on it."""
+        """Clear the Surprise Down that the removal logged, or the next card's first error would be blamed on it.
+
+        Not where the firmware is first: there it reads and clears what has been logged.
+        """
         port = self._port
         caps = port.capabilities
-        if not caps.aer:
+        if not caps.aer or self._shop.topology.firmware_first:
             return
         logged = (caps.aer + r.UNCORRECTABLE_STATUS.offset, r.UNCORRECTABLE_STATUS.width)
         surprise = int(r.Uncorrectable.SURPRISE_DOWN)
@@ -140,7 +159,10 @@ class Work:
         if has(port, r.SlotCapabilities.MRL_SENSOR) and answered(status) and status & r.SlotStatus.MRL_OPEN:
             raise NotReady("latch open", silent=False)
         await operation.do(*power(port, on=True, attention=r.Indicator.OFF))
-        readiness = await operation.perform(await_device(port, link_s=self._keeper.context.settings.link_s))
+        settings = self._keeper.context.settings
+        readiness = await operation.perform(
+            await_device(port, link_s=settings.link_s, vendor_id_s=settings.vendor_id_s)
+        )
         if readiness is not Readiness.READY:
             raise NotReady(readiness.value, silent=True)
         self._say(What.LINK_UP, operation, why=why)
@@ -148,9 +170,12 @@ class Work:
             functions = await self._configure(operation)
         except Unconfigurable as lack:
             raise NotReady(str(lack), silent=False) from lack
-        await self.introduce(operation, functions, why)
-        # The link has come up for good, so what that has latched is no news any more (scenario 36).
+        # The link has come up for good, so what that has latched is no news any more (scenario 36). What latches from
+        # now on is: a driver may take long to bind, and the card be changed meanwhile.
         await self.clear(operation, CHANGES)
+        if not await self._still_set_up(operation, functions):
+            raise NotReady("the card was out, or reset, while it was set up", silent=True)
+        await self.introduce(operation, functions, why)
         await operation.do(*lamps(port, power=r.Indicator.ON))
 
     async def introduce(self, operation: SlotOperation, functions: Iterable[Function], why: str) -> None:
@@ -158,10 +183,35 @@ class Work:
         for function in functions:
             driver = None
             if not function.kind.is_bridge:
-                driver = await operation.unless_lost(
-                    self._shop.drivers.bind(function.address, operation.lease, operation.token)
-                )
+                driver = await self._bind(operation, function)
             await self._keeper.register(function, driver=driver, lease=operation.lease, why=why)
+
+    async def _bind(self, operation: SlotOperation, function: Function) -> str | None:
+        """Have a driver bind. Raises NotReady once the card is gone, on which a driver may hang (scenario 20)."""
+        binding = asyncio.create_task(self._shop.drivers.bind(function.address, operation.lease, operation.token))
+        try:
+            while True:
+                await operation.unless_lost(asyncio.wait({binding}, timeout=_GONE_LOOK_S))
+                if binding.done():
+                    return binding.result()
+                if await self._gone():
+                    raise NotReady("the card was taken out while its driver was binding", silent=False)
+        finally:
+            binding.cancel()
+
+    async def _gone(self) -> bool:
+        """Tell whether the card is not there, and no recovery is concerned that would say why."""
+        port = self._port
+        above = self._shop.topology.ancestors(port.address)
+        reading = seen(port, above, await self._shop.fabric.read(look(port, above)))
+        concerned = reading.silent or reading.contained or reading.fatal
+        return not concerned and not reading.link and reading.presence is Presence.ABSENT
+
+    async def _still_set_up(self, operation: SlotOperation, functions: Iterable[Function]) -> bool:
+        """Tell whether every function still decodes memory: nothing but a reset takes that away."""
+        asked = [command_read(one.address) for one in functions if one.physical is None]
+        commands = await operation.do(*asked)
+        return all(answered(command) and command & r.Command.MEMORY_SPACE for command in commands)
 
     async def _configure(self, operation: SlotOperation) -> tuple[Function, ...]:
         """Assign buses and addresses, and switch everything on; return the functions behind the slot."""
@@ -170,7 +220,7 @@ class Work:
             port, fresh = self._port, topology.below(self._keeper.port)
             if not await operation.perform(assign_buses(port, fresh, self._before)):
                 break
-            await operation.pause(timing.LINK_TO_FIRST_CONFIG)
+            await operation.pause(first_request_s(fresh))
             await operation.do(enumerate_below(port))
             topology = await self._shop.refresh()
         functions = topology.below(port.address)
@@ -181,13 +231,19 @@ class Work:
             read(port.address, r.INTERRUPT_LINE.offset, 1),
         )
         made = plan(port.address, window_of(_or_zero(base), _or_zero(limit)), topology, bars)
-        await operation.perform(switch_on(functions, made, line if answered(line) else None))
+        await operation.perform(
+            switch_on(functions, made, line if answered(line) else None, firmware_first=topology.firmware_first)
+        )
         await operation.do(enumerate_below(port))
         topology = await self._shop.refresh()
         return topology.below(port.address)
 
     def _say(self, what: What, operation: SlotOperation, **data: Any) -> None:
         self._keeper.context.facts.say(what, self._keeper.port, lease=operation.lease, **data)
+
+
+async def _all(work: Iterable[Coroutine[Any, Any, None]]) -> None:
+    await asyncio.gather(*work)
 
 
 def _or_zero(value: Value) -> int:

@@ -22,6 +22,7 @@ from shared.protocol.fabric import (
     Open,
     Opened,
     Operation,
+    Quarantine,
     Rank,
     Reach,
     RetiredLease,
@@ -30,9 +31,9 @@ from shared.protocol.fabric import (
 )
 from shared.protocol.facts import What
 from shared.protocol.records import Device
-from shared.protocol.requests import DriverAnswer, DriverCall, SlotRequest, SlotState, Vote
-from shared.runtime import Fenced, LeaseHandle, Settings, Wake
-from shared.runtime.bus import Entry
+from shared.protocol.requests import Accepted, DriverAnswer, DriverCall, Lift, SlotRequest, SlotState, Vote
+from shared.runtime import Fenced, LeaseHandle, RefusedError, Settings, Wake
+from shared.runtime.bus import Entry, Unanswered
 
 PORT = Address.parse("0000:00:01.0")
 CARD = Address.parse("0000:01:00.0")
@@ -71,10 +72,12 @@ class Bench:
         self.topology = Topology((ROOT,))
         self.leases: list[Lease] = []
         self.retired: list[RetiredLease] = []
+        self.quarantines: list[Quarantine] = []
         self.opened: list[str] = []
         self.closed: list[str] = []
         self.written: list[Operation] = []
         self.refusal: Refused | None = None
+        self.on_open: Callable[[], None] = lambda: None
         self.on_execute: Callable[[Operation], None] = lambda _: None
         self.token = 0
         self.fenced = False
@@ -126,6 +129,18 @@ class Bench:
         self.retired = [RetiredLease(lease=lease.ref) for lease in self.leases]
         self.leases = []
 
+    def quarantine(self, lease_id: str, port: Address = PORT) -> None:
+        """Have a recovery give the port up: it is contained for good."""
+        self.quarantines = [Quarantine(port=port, lease=lease_id, why="three failures in a row")]
+        self.leases = []
+        self.dpc(triggered=True)
+        self.link(up=False)
+
+    def out_of_band(self) -> None:
+        """Let presence be the pins alone."""
+        place = PORT, EXPRESS + r.SLOT_CONTROL.offset
+        self.registers[place] |= int(r.SlotControl.IN_BAND_PRESENCE_DISABLE)
+
     def _value(self, operation: Operation) -> Value:
         if operation.function == PORT and self.silent:
             return NO_ANSWER
@@ -142,14 +157,17 @@ class Bench:
         return self.topology
 
     async def list_leases(self) -> LeaseList:
-        return LeaseList(leases=tuple(self.leases), retired=tuple(self.retired))
+        return LeaseList(leases=tuple(self.leases), retired=tuple(self.retired), quarantines=tuple(self.quarantines))
 
     async def open(self, command: Open) -> Opened | Refused:
         assert (command.rank, command.reach) == (Rank.SLOT_OPERATION, Reach.NOTHING)
+        if self.refusal is not None:
+            return self.refusal
         if self.leases:
             return Refused(reason=Reason.HELD, message="held", lease=self.leases[0].ref)
         self.token += 1
         self.opened.append(command.id)
+        self.on_open()
         lease = Lease(
             id=command.id, token=self.token, port=PORT, rank=command.rank, reach=command.reach, role=Role.HOTPLUG,
             cause=command.cause, holder=command.holder, allowed_s=command.allowed_s,
@@ -169,6 +187,8 @@ class Bench:
         for condition in provided:
             active = bool(self.registers.get((PORT, EXPRESS + r.LINK_STATUS.offset)))
             assert condition.link_active in {None, active}, "the scripted hardware does not change in between"
+            if condition.present not in {None, bool(self.status & PRESENT)}:
+                raise RefusedError(Refused(reason=Reason.CONDITION, message="not so any more"))
         return tuple(self._perform(operation) for operation in operations)
 
     def _perform(self, operation: Operation) -> Value:
@@ -209,6 +229,8 @@ class Store:
         self.records: dict[str, Message] = {}
         self.calls: list[DriverCall] = []
         self.slow: asyncio.Event | None = None  # a driver call returns only when it is set
+        self.lifts: list[Lift] = []
+        self.deaf = False  # the coordinator does not answer
 
     async def keys(self, prefix: str) -> tuple[Entry, ...]:
         return tuple(self._entry(key) for key in sorted(self.records) if key.startswith(prefix))
@@ -223,7 +245,15 @@ class Store:
         self.records[key] = message
         return 1
 
-    async def request(self, subject: str, call: DriverCall, _reply: Any, *, timeout_s: float) -> DriverAnswer:
+    async def request(
+        self, subject: str, call: DriverCall | Lift, _reply: Any, *, timeout_s: float
+    ) -> DriverAnswer | Accepted:
+        if isinstance(call, Lift):
+            assert subject == subjects.coordinator("lab", "lift")
+            self.lifts.append(call)
+            if self.deaf:
+                raise Unanswered(subject)
+            return Accepted(lease="r-lift")
         assert subject == subjects.driver("lab", call.function)
         assert 0 < timeout_s <= QUICK.driver_s
         self.calls.append(call)

@@ -25,7 +25,7 @@ DEAF = Function(
 def run(port: Function, *, link_at: float, answer_at: float, silence: Value = 0) -> tuple[Readiness, float]:
     """Bring up a card whose link comes at `link_at`, and which answers at `answer_at` (seconds)."""
     now = 0.0
-    logic = await_device(port, link_s=1.0)
+    logic = await_device(port, link_s=1.0, vendor_id_s=1.0)
     sent: object = None
     while True:
         try:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from services.hotplug._configure import (
@@ -18,7 +19,8 @@ from services.hotplug._configure import (
     switch_on,
     window_of,
 )
-from shared.pcie import NO_ANSWER, Address, Capabilities, Function, Identity, Topology, Value
+from services.hotplug._work import first_request_s
+from shared.pcie import NO_ANSWER, Address, Capabilities, Function, Identity, Topology, Value, timing
 from shared.pcie import registers as r
 from shared.protocol.fabric import Operation, Verb
 from shared.recovery import Do, Logic
@@ -159,3 +161,29 @@ def test_the_command_register_is_written_last_and_reporting_before() -> None:
         r.COMMAND.offset,
     ]
     assert done[-1].value == r.Command.MEMORY_SPACE | r.Command.BUS_MASTER | r.Command.SERR
+
+
+def test_virtual_functions_are_neither_sized_nor_switched_on() -> None:
+    """Their BARs and enables are zero by rule (PCIe r6.2 9.3.4.1): those of the physical function count."""
+    virtual = msgspec.structs.replace(function("0000:01:00.1", parent="0000:00:01.0"), physical=CARD.address)
+    sized, _ = drive(size_bars((CARD, virtual)), lambda _: 0)
+    assert set(sized) == {CARD.address}
+    _, done = drive(switch_on((CARD, virtual), Plan(bars={}, windows={}), None), lambda _: 0)
+    assert {operation.function for operation in done} == {CARD.address}
+
+
+@pytest.mark.parametrize("firmware_first", [False, True])
+def test_containment_is_set_up_but_where_the_firmware_does_it(*, firmware_first: bool) -> None:
+    port = function("0000:02:00.0", r.DeviceType.DOWNSTREAM_PORT, "0000:01:00.0", (3, 3), express=0x40, dpc=0x200)
+    logic = switch_on((port,), Plan(bars={}, windows={}), None, firmware_first=firmware_first)
+    _, done = drive(logic, lambda _: 0)
+    contained = [operation for operation in done if operation.offset == 0x200 + r.DPC_CONTROL.offset]
+    assert bool(contained) is not firmware_first
+
+
+def test_what_is_behind_a_conventional_bridge_gets_the_second_that_pci_gives_it() -> None:
+    bridge = function("0000:01:00.0", r.DeviceType.PCIE_TO_PCI_BRIDGE, "0000:00:01.0")
+    assert first_request_s((bridge,)) == timing.PCI_RESET_TO_FIRST_CONFIG
+    assert first_request_s((UPSTREAM, CARD)) == timing.LINK_TO_FIRST_CONFIG
+    _, done = drive(assign_buses(ROOT, (bridge,), Topology()), lambda _: 0)
+    assert [operation.value for operation in done] == [1, 2, 6]

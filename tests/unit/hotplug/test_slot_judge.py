@@ -42,12 +42,18 @@ def test_every_row_has_a_cell_for_every_input() -> None:
 
 
 def test_p9_all_ones_decide_nothing() -> None:
-    assert {judge(one).verdict for one in everything() if one.silent} == {Verdict.READ_AGAIN}
+    free = [one for one in everything() if not one.quarantined]
+    assert {judge(one).verdict for one in free if one.silent} == {Verdict.READ_AGAIN}
+
+
+def test_p2_in_quarantine_nothing_is_judged_whatever_the_registers_say() -> None:
+    assert {judge(one).verdict for one in everything() if one.quarantined} == {Verdict.LEAVE}
 
 
 @pytest.mark.parametrize("obstacle", ["contained", "fatal", "covered"])
 def test_p3_nothing_is_decided_while_a_recovery_is_concerned(obstacle: str) -> None:
-    concerned = [one for one in everything() if not one.silent and getattr(one, obstacle)]
+    free = [one for one in everything() if not (one.quarantined or one.silent)]
+    concerned = [one for one in free if getattr(one, obstacle)]
     assert {judge(one).verdict for one in concerned} == {Verdict.DEFER}
 
 

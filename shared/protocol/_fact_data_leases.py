@@ -29,9 +29,10 @@ class MaskedSlot(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LeaseMaskedData(Data, frozen=True):
-    """The slots that were masked."""
+    """The slots that were masked, and the functions whose reporting of errors is silenced as well."""
 
     slots: tuple[MaskedSlot, ...]
+    quiet: tuple[Address, ...] = ()
 
 
 class Written(Data, frozen=True):

@@ -175,11 +175,15 @@ class FunctionOutcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RetiredLease(msgspec.Struct, frozen=True, kw_only=True):
-    """A lease that has ended: who held it, and what became of its functions. `absorbed_by` names its heir, if any."""
+    """A lease that has ended: who held it, and what became of its functions. `absorbed_by` names its heir, if any.
+
+    `accepted`: in these fields a function that recovered may say something else of itself than before (Lease.accept).
+    """
 
     lease: LeaseRef
     outcomes: tuple[FunctionOutcome, ...] = ()
     absorbed_by: str | None = None
+    accepted: tuple[IdentityField, ...] = ()
 
 
 class Quarantine(msgspec.Struct, frozen=True, kw_only=True):
@@ -343,10 +347,12 @@ class Acknowledge(Message, frozen=True):
     """Clear error status bits that the sender has read and published (RW1C, exactly these bits).
 
     Correctable status, device status and root error status at any time; uncorrectable status only while a lease of
-    the function's domain is open (no evidence is cleared before its lease). Everything else is refused.
+    the function's domain is open (no evidence is cleared before its lease), or, if `stale`, while no message that is
+    latched and no containment could be about it. Everything else is refused.
     """
 
     operations: tuple[Operation, ...]
+    stale: bool = False
 
 
 OpenReply = Opened | Refused

@@ -57,6 +57,12 @@ class Recovery(Message, frozen=True):
     told: dict[str, dict[str, Vote]] = msgspec.field(default_factory=dict)  # step -> function -> vote
     verdicts: dict[str, Verdict] = msgspec.field(default_factory=dict)  # function -> verdict, when closed
     details: dict[str, Any] = msgspec.field(default_factory=dict)
+    failures: dict[str, int] = msgspec.field(default_factory=dict)  # port -> how often it did not come up again
+    retrying: tuple[Address, ...] = ()  # ports that are reset once more
+    quarantine: tuple[Address, ...] = ()  # ports that are held down for good when the lease is closed ...
+    why: str = ""  # ... and why
+    begun: tuple[float, ...] = ()  # recoveries of the port lately: seconds before the lease, its own first (0)
+    broken: str | None = None  # who ended it against its holder's will
 
 
 class Device(Message, frozen=True):

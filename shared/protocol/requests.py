@@ -252,7 +252,7 @@ class Inject(Message, frozen=True):
     target: Address
     after_s: float = 0.0
     for_s: float | None = None
-    names: tuple[str, ...] = ()  # kernel short names: "MalfTLP", "CmpltTO", "BadTLP" ...
+    names: tuple[str, ...] = ()  # kernel short names, "MalfTLP", "CmpltTO" ...; DPC's RP PIO: "memory_timeout" ...
     header: tuple[int, ...] = ()  # four doublewords
     severity: str | None = None  # ERROR: "fatal" or "nonfatal" overrides the severity register for this error
     reason: str | None = None  # DPC: "uncorrectable", "err_nonfatal", "err_fatal", "rp_pio", "software"
@@ -265,7 +265,7 @@ class Inject(Message, frozen=True):
         default_factory=dict
     )  # function number -> changed fields of the topology file: serial, device ...
     driver: dict[str, Any] = msgspec.field(default_factory=dict)
-    count: int = 1  # ERROR: how many times (floods)
+    count: int = 1  # ERROR (floods), INTERRUPT_LOST, UNSTABLE_LINK: how many times
 
 
 class Injected(Message, frozen=True, tag="injected"):

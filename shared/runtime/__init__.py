@@ -27,7 +27,7 @@ from ._process_gauges import actor_gauges
 from ._program import Check, Program, launch
 from ._recovery_request import FINAL, ask_recovery
 from ._service import HostRunner, run
-from ._settings import Settings, SettingsError, Tls
+from ._settings import RecoveryPolicy, Settings, SettingsError, Tls
 from .bus import (
     Bus,
     BusError,
@@ -78,6 +78,7 @@ __all__ = [
     "PortActors",
     "Program",
     "Reading",
+    "RecoveryPolicy",
     "RefusedError",
     "Request",
     "Seat",

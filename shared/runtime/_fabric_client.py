@@ -102,9 +102,11 @@ class FabricClient:
         config: bytes = reply.config
         return config
 
-    async def acknowledge(self, operations: Sequence[Operation], *, timeout_s: float = QUESTION_S) -> tuple[Value, ...]:
-        """Clear error status bits that have been read and published (role aer)."""
-        command = fabric.Acknowledge(operations=tuple(operations))
+    async def acknowledge(
+        self, operations: Sequence[Operation], *, stale: bool = False, timeout_s: float = QUESTION_S
+    ) -> tuple[Value, ...]:
+        """Clear error status bits that have been read and published (role aer); `stale`: nothing tells of them."""
+        command = fabric.Acknowledge(operations=tuple(operations), stale=stale)
         reply = await self._command("acknowledge", command, fabric.AcknowledgeReply, timeout_s)
         return _answers(_accepted(reply).values)
 
@@ -138,13 +140,17 @@ class FabricClient:
         """Say that the holder lives. Raises Fenced."""
         _accepted(await self._on_lease(handle, "beat", fabric.Beat(token=handle.token), fabric.BeatReply))
 
-    async def close(self, handle: LeaseHandle) -> fabric.Closed | Refused:
-        """Verify, drain, unmask and retire. Refused while a reset bit is set. Raises Fenced."""
+    async def close(
+        self, handle: LeaseHandle, quarantine: tuple[Address, ...] = (), why: str = ""
+    ) -> fabric.Closed | Refused:
+        """Verify, drain, unmask and retire; `quarantine` ports stay held down. Refused while a reset bit is set.
+
+        Raises Fenced.
+        """
+        command = fabric.Close(token=handle.token, quarantine=quarantine, why=why)
         async with handle.commanding:
             try:
-                reply: fabric.Closed | Refused = await self._on_lease(
-                    handle, "close", fabric.Close(token=handle.token), fabric.CloseReply
-                )
+                reply: fabric.Closed | Refused = await self._on_lease(handle, "close", command, fabric.CloseReply)
             except Fenced:
                 # Closed already, by an attempt whose answer was lost?
                 closed = await self._retired(handle)

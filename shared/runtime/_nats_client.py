@@ -19,8 +19,8 @@ import contextlib
 import re
 import secrets
 import weakref
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Final
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import Any, Final
 
 import nats.errors
 import structlog
@@ -36,6 +36,7 @@ PING_INTERVAL_S: Final = 1  # with two outstanding: a frozen server is noticed a
 PINGS_OUTSTANDING_MAX: Final = 2
 RECONNECT_WAIT_S: Final = 0.2
 CONNECT_ATTEMPT_S: Final = 2
+_CANCEL_AGAIN_S: Final = 0.1
 DRAIN_S: Final = 2
 FLUSH_S: Final = 2
 BACKLOG_MAX: Final = 1 << 20  # bytes accepted but not yet taken by the socket
@@ -90,7 +91,7 @@ class HoldfastClient(Client):
         self._shown = settings.nats_url_shown
         self._opening = settings
         self._tls_required = secured.tls_required
-        await self.connect(
+        connecting = self.connect(
             list(settings.servers),
             name=name,
             nkeys_seed_str=secured.seed,
@@ -108,6 +109,7 @@ class HoldfastClient(Client):
             pending_size=-1,
             drain_timeout=DRAIN_S,
         )
+        await _to_the_end(connecting)
         self._opening = None
         self._complained_at = None
 
@@ -262,3 +264,18 @@ async def close_subscription(client: Client, subscription: Subscription) -> None
         return
     with contextlib.suppress(nats.errors.Error):
         await subscription.unsubscribe()
+
+
+async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """Await `work`; where we are cancelled, cancel it until it ends.
+
+    One cancellation is not enough: `asyncio.wait_for` of Python 3.11 loses it if its time comes, or what it waits for
+    fails, in the same moment, and nats-py's loop over the servers then goes on for ever.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    finally:
+        while not task.done():
+            task.cancel()
+            await asyncio.wait({task}, timeout=_CANCEL_AGAIN_S)

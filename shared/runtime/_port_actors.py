@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Final
 
 from shared.pcie import Address, Topology
-from shared.protocol import Reason, subjects
+from shared.protocol import Message, Reason, subjects
 from shared.protocol.facts import Fact, Interrupt, What
 
 from ._actor import Actor
@@ -31,6 +31,9 @@ HARDWARE_LOOK_S: Final = 1.0  # how often the fabric is asked while it has not f
 
 # A lease or a recovery that ends, by whatever way, may leave behind what it was not about.
 _ENDINGS: Final = (What.LEASE_CLOSED, What.LEASE_ABSORBED, What.RECOVERY_CLOSED)
+# Hotplug has left a link or presence change to whoever recovers there: what contained or reported it may have been said
+# by an interrupt that was lost.
+_HINTS: Final = (What.SLOT_DEFERRED,)
 _CHANGES: Final = (What.DEVICE_ADDED, What.DEVICE_REMOVED)
 
 
@@ -38,7 +41,7 @@ class Wake(StrEnum):
     """Why an actor looks at its registers: not what it will find there."""
 
     START = "start"  # the first look, also after a crash
-    INTERRUPT = "interrupt"  # the fabric says that the port interrupted
+    INTERRUPT = "interrupt"  # the fabric says that the port interrupted, or hotplug that something is for us
     ENDED = "ended"  # a lease or a recovery near the port has ended
     POLL = "poll"  # time has passed, or devices have come or gone
     AGAIN = "again"  # the actor asked for another look
@@ -186,6 +189,7 @@ class PortActors:
         bus, host = self.context.bus, self.context.host
         found = [await bus.subscribe(subjects.irq(host, "*", self._service), Interrupt, self._interrupt)]
         found += [await bus.watch_facts(subjects.fact(host, "*", what), self._ended) for what in _ENDINGS]
+        found += [await bus.watch_facts(subjects.fact(host, "*", what), self._hinted) for what in _HINTS]
         found += [await bus.watch_facts(subjects.fact(host, "*", what), self._change) for what in _CHANGES]
         return tuple(found)
 
@@ -260,13 +264,19 @@ class PortActors:
             self.changed()  # hardware that was not there when the topology was read
 
     def _ended(self, incoming: Incoming) -> None:
-        fact = incoming.message
+        self._wake_around(incoming.message, Wake.ENDED)
+
+    def _hinted(self, incoming: Incoming) -> None:
+        self._wake_around(incoming.message, Wake.INTERRUPT)
+
+    def _wake_around(self, fact: Message, why: Wake) -> None:
+        """Wake the actors below the same root port as the fact's."""
         if not isinstance(fact, Fact):
             return
         root = self.topology.root_port(fact.port)
         for port, (actor, _) in self._running.items():
             if root is None or self.topology.root_port(port) == root:
-                actor.wake(Wake.ENDED)
+                actor.wake(why)
 
     def _change(self, incoming: Incoming) -> None:
         if isinstance(incoming.message, Fact):

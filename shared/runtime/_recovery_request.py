@@ -12,7 +12,7 @@ from .bus import Bus, Unanswered
 ANSWER_MAX_S: Final = 2.0  # the coordinator answers at once, after one command to the fabric
 
 # Refusals that asking again does not change: a quarantine, a function without any reset, a card that is not there.
-FINAL: Final = frozenset({Reason.POLICY, Reason.UNSUPPORTED, Reason.ABSENT})
+FINAL: Final = frozenset({Reason.POLICY, Reason.UNSUPPORTED, Reason.ABSENT, Reason.QUARANTINED})
 
 
 async def ask_recovery(bus: Bus, host: str, request: Recover) -> Accepted | Refused | None:

@@ -66,6 +66,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     driver_s: float = 60.0  # bound for one driver callback
     ready_s: float = timing.READY_MAX  # bound for a device to answer after a reset
     link_s: float = timing.LINK_ACTIVE_MAX  # bound for a link to come up
+    vendor_id_s: float = timing.VENDOR_ID_MAX  # bound for a card that was seated to answer, once its link is up
     owner_s: float = 5.0  # silence after which the ownership of a host is lost
     reconcile_s: float = timing.RECONCILE_INTERVAL  # every service reads its registers again
     removal_grace_s: float = timing.REMOVAL_GRACE  # before a link change is believed

@@ -68,8 +68,6 @@ LEASE_ALLOWED: Final = Gauge(
     ("host", "port", "lease"),
 )
 
-# --- The coordinator ---
-
 QUARANTINED: Final = Gauge("holdfast_quarantined", "1 for every port in quarantine.", ("host", "port"))
 
 ALL: Final = (

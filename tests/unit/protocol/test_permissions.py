@@ -92,7 +92,7 @@ ANSWERS: Final[dict[User, set[User]]] = {
     User.HOTPLUG: set(),
     User.AER: set(),
     User.DPC: set(),
-    User.COORDINATOR: {User.AER, User.DPC},
+    User.COORDINATOR: {User.AER, User.DPC, User.HOTPLUG},  # hotplug: a quarantine is lifted by another card
     User.OPERATOR: set(),
     User.VIEWER: set(),
 }

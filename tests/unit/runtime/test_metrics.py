@@ -77,7 +77,7 @@ def test_what_a_service_may_state_begins_at_zero_so_that_its_first_is_seen_to_ha
     assert value(metrics, "holdfast_fence_refusals_total", host="lab", reason="fenced") == 0
     assert value(metrics, "holdfast_facts_total", host="lab", what="lease.opened") == 0
     kinds = {labels["what"].partition(".")[0] for labels, _ in scrape(metrics)["holdfast_facts_total"]}
-    assert kinds == {"lease"}
+    assert kinds == {"lease", "quarantine"}
     assert "holdfast_recoveries_total" not in scrape(metrics)
 
 

@@ -6,9 +6,7 @@ reported and skipped. What no shape knows (`_log_lines`) is other people's busin
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -18,21 +16,14 @@ from shared.pcie import Address
 from shared.pcie.errors import Severity, correctable_names, uncorrectable_names
 
 from ._log_events import Broken, ErrorHeader, ErrorHeading, ErrorName, ErrorStatus, LogEvent, Report
-from ._log_lines import ADDRESS, CutLineError, Said, event_of
+from ._log_lines import event_of
+from ._log_said import CutLineError, said, stamped
 
 EXPECTED: Final = (
     "expected the output of `dmesg` or `journalctl -k` with lines such as "
     "'pcieport 0000:00:01.0: DPC: containment event, status:0x1f01 source:0x0000' or "
     "'pcieport 0000:00:01.0: AER: PCIe Bus Error: severity=Uncorrectable (Fatal), type=Transaction Layer, (Receiver ID)'"
 )
-
-_SYSLOG: Final = re.compile(r"^(?:.*?\bkernel: |<\d+>|\w+ *:\w+ *: )")
-_UPTIME: Final = re.compile(r"^\[ *(?P<uptime>\d+\.\d+)\] ")
-_CLOCK: Final = re.compile(r"^\[(?P<clock>\w{3} \w{3} [ \d]\d \d\d:\d\d:\d\d \d{4})\] ")
-_CUT_TIME: Final = re.compile(r"^\[ *[\d.]*$")
-_ADDRESSED: Final = re.compile(rf"^(?P<driver>[A-Za-z][\w-]*) (?P<address>{ADDRESS})(?::pcie\d+)?:(?P<message>.*)$")
-_CUT_ADDRESS: Final = re.compile(r"^\w+ [0-9a-f]{4}:[0-9a-f:.]*$")
-_INSTANCE: Final = re.compile(r"^(?:(?P<driver>[a-z]\w*) )?(?P<instance>[a-z]\w*?\d+): (?P<message>.*)$")
 
 
 class LogError(ValueError):
@@ -56,6 +47,12 @@ class KernelLog(msgspec.Struct, frozen=True):
     broken: tuple[Broken, ...] = ()
     backward: int = 0  # how often the clock ran back from one line to the next
     untimed: int = 0  # lines without a timestamp
+    lines: tuple[str, ...] = ()  # as they stand in the file: to quote from
+
+    @property
+    def speaks(self) -> bool:
+        """Whether any line speaks of PCIe."""
+        return bool(self.events or self.mentions)
 
     def drivers(self, function: Address) -> tuple[Mention, ...]:
         """Return who speaks of the function, in order."""
@@ -63,50 +60,26 @@ class KernelLog(msgspec.Struct, frozen=True):
 
 
 def load(path: Path) -> KernelLog:
-    """Read a file. Raises LogError, naming the file, where it cannot be read or holds no PCIe line."""
+    """Read a file. Raises LogError, naming the file, where it cannot be read or is no text."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
         raise LogError(f"{path}: cannot be read ({error.strerror}); {EXPECTED}") from error
-    return parse(text, str(path))
-
-
-def parse(text: str, name: str) -> KernelLog:
-    """Read a log's text. Raises LogError where no line speaks of PCIe."""
-    reader = _Reader()
-    for number, raw in enumerate(text.splitlines(), start=1):
-        reader.take(number, raw)
-    log = reader.done(name)
-    if not log.events and not log.mentions:
-        raise LogError(f"{name}: no PCIe line found; {EXPECTED}")
+    if not text.strip():
+        raise LogError(f"{path}: empty; {EXPECTED}")
+    log = parse(text, str(path))
+    if not log.speaks and "\0" in text:
+        raise LogError(f"{path}: no text, and no PCIe line in it; {EXPECTED}")
     return log
 
 
-def _time_of(body: str) -> tuple[float | None, str]:
-    if match := _UPTIME.match(body):
-        return float(match["uptime"]), body[match.end() :]
-    if match := _CLOCK.match(body):
-        try:
-            clock = datetime.strptime(match["clock"], "%a %b %d %H:%M:%S %Y").replace(tzinfo=UTC)
-        except ValueError:
-            return None, body[match.end() :]
-        return clock.timestamp(), body[match.end() :]
-    return None, body
-
-
-def _said(number: int, at: float | None, body: str) -> Said | None:
-    if match := _ADDRESSED.match(body):
-        try:
-            function = Address.parse(match["address"])
-        except ValueError as error:
-            raise CutLineError(str(error)) from error
-        return Said(number, at, match["driver"], function, None, match["message"].removeprefix(" "))
-    if _CUT_ADDRESS.match(body):
-        raise CutLineError("it ends within an address")
-    if match := _INSTANCE.match(body):
-        driver = match["driver"] or re.sub(r"(?:_?[a-z]+)?\d+$", "", match["instance"]) or match["instance"]
-        return Said(number, at, driver, None, match["instance"], match["message"])
-    return None
+def parse(text: str, name: str) -> KernelLog:
+    """Read a log's text."""
+    lines = tuple(text.splitlines())
+    reader = _Reader()
+    for number, raw in enumerate(lines, start=1):
+        reader.take(number, raw)
+    return reader.done(name, lines)
 
 
 class _Draft:
@@ -117,6 +90,18 @@ class _Draft:
         self.status: ErrorStatus | None = None
         self.names: list[ErrorName] = []
         self.header: tuple[int, ...] = ()
+        self.lines = [heading.line]
+
+    def add(self, event: ErrorStatus | ErrorName | ErrorHeader) -> None:
+        """Take one more line."""
+        self.lines.append(event.line)
+        match event:
+            case ErrorStatus():
+                self.status = event
+            case ErrorName():
+                self.names.append(event)
+            case ErrorHeader():
+                self.header = event.header[:4]
 
     def finish(self) -> Report | Broken:
         """Put the report together; the registers decide what the error was, not the text."""
@@ -140,6 +125,7 @@ class _Draft:
             names=decode(value & ~mask),
             printed=tuple(f"[{name.bit:2d}] {name.name}" for name in self.names),
             header=self.header,
+            lines=tuple(self.lines),
         )
 
 
@@ -157,15 +143,14 @@ class _Reader:
 
     def take(self, number: int, raw: str) -> None:
         """Read one line."""
-        body = _SYSLOG.sub("", raw.rstrip("\r\n "), count=1)
-        if not body.strip():
+        if not raw.strip():
             return
         try:
-            self._read(number, body)
+            self._read(number, raw)
         except CutLineError as cut:
             self._broken.append(Broken(number, raw.strip(), str(cut)))
 
-    def done(self, name: str) -> KernelLog:
+    def done(self, name: str, lines: tuple[str, ...]) -> KernelLog:
         """Finish what is open and return the log."""
         for function in tuple(self._drafts):
             self._finish(function)
@@ -178,20 +163,19 @@ class _Reader:
             broken=tuple(sorted(self._broken, key=lambda broken: broken.line)),
             backward=self._counts["backward"],
             untimed=self._counts["untimed"],
+            lines=lines,
         )
 
-    def _read(self, number: int, body: str) -> None:
-        if _CUT_TIME.match(body):
-            raise CutLineError("it ends within its timestamp")
-        at, body = _time_of(body)
+    def _read(self, number: int, raw: str) -> None:
+        at, body = stamped(raw)
         self._count_time(at)
-        said = _said(number, at, body)
-        event = event_of(said) if said is not None else None
-        if said is not None and said.function is not None:
-            self._mentions.setdefault((said.function, said.driver), Mention(number, said.function, said.driver))
+        spoken = said(number, at, body)
+        event = event_of(spoken) if spoken is not None else None
+        if spoken is not None and spoken.function is not None:
+            self._mentions.setdefault((spoken.function, spoken.driver), Mention(number, spoken.function, spoken.driver))
         if event is not None:
             self._join(event)
-        elif at is None and said is None:
+        elif at is None and spoken is None and body.strip():
             self._headless.append(Broken(number, body, "its beginning is missing"))
 
     def _count_time(self, at: float | None) -> None:
@@ -210,12 +194,8 @@ class _Reader:
                 draft = self._drafts.get(event.function)
                 if draft is None:
                     self._broken.append(Broken(event.line, "", "it belongs to a report whose first line is missing"))
-                elif isinstance(event, ErrorStatus):
-                    draft.status = event
-                elif isinstance(event, ErrorName):
-                    draft.names.append(event)
                 else:
-                    draft.header = event.header[:4]
+                    draft.add(event)
             case _:
                 self._events.append(event)
 

@@ -40,6 +40,14 @@ class ContainmentHeader(Event, frozen=True):
     header: tuple[int, ...]
 
 
+class RootPortError(Event, frozen=True):
+    """RP PIO status and mask: which request of the root port's own failed. A status of 0 does not tell."""
+
+    port: Address
+    status: int
+    mask: int
+
+
 class ErrorHeading(Event, frozen=True):
     """First line of an AER report: `severity` and the layer that the kernel derived."""
 
@@ -86,6 +94,7 @@ class Report(Event, frozen=True):
     names: tuple[str, ...]
     printed: tuple[str, ...] = ()
     header: tuple[int, ...] = ()
+    lines: tuple[int, ...] = ()  # all that it stands on
 
 
 class Callback(Event, frozen=True):
@@ -114,6 +123,85 @@ class FirmwareEvent(Event, frozen=True):
 
     receiver: Address
     reported: Address | None = None
+
+
+class FirmwareAnswered(Event, frozen=True):
+    """The kernel answered the firmware's event (_OST): 0x80 is success."""
+
+    port: Address
+    status: int
+
+
+# --- Links and presence, as hardware shows them ---
+
+
+class LinkLost(Event, frozen=True):
+    """A host bridge's own interrupt said that the link below a root port went down."""
+
+    port: Address
+
+
+class HostLink(Event, frozen=True):
+    """A host bridge's controller saw its link come up or go down. `speed` and `width` where it says them, else 0."""
+
+    controller: str
+    up: bool
+    speed: int = 0
+    width: int = 0
+
+
+class Latched(Event, frozen=True):
+    """What hotplug found in Slot Status."""
+
+    port: Address
+    status: int
+
+
+class PowerFault(Event, frozen=True):
+    """The slot's power controller reported a fault."""
+
+    port: Address
+    slot: str
+
+
+class Unreachable(Event, frozen=True):
+    """A function answered with all ones. `instance` where only the driver's own name is known.
+
+    `hotplug`: it was pciehp that found no answer, so this port is one that it serves.
+    """
+
+    function: Address | None = None
+    instance: str | None = None
+    hotplug: bool = False
+
+
+class SlowCommand(Event, frozen=True):
+    """A slot did not complete a command in time."""
+
+    port: Address
+
+
+class Retraining(Event, frozen=True):
+    """The kernel's cure for links that do not train: again, at 2.5 GT/s. `failed`: that did not help either."""
+
+    port: Address
+    failed: bool
+
+
+# --- What the kernel does and concludes ---
+
+
+class Resetting(Event, frozen=True):
+    """Somebody in the kernel (VFIO, sysfs) began to reset a function, or was done."""
+
+    function: Address
+    done: bool
+
+
+class Hung(Event, frozen=True):
+    """A task is blocked for minutes."""
+
+    task: str
 
 
 class Decided(StrEnum):
@@ -173,6 +261,14 @@ class BusRange(Event, frozen=True):
     last: int
 
 
+class BusRelease(Event, frozen=True):
+    """Buses given back: the whole range that was behind a bridge whose address is not said."""
+
+    domain: int
+    first: int
+    last: int
+
+
 class Broken(msgspec.Struct, frozen=True):
     """A line that is cut or garbled: reported and skipped."""
 
@@ -184,6 +280,7 @@ class Broken(msgspec.Struct, frozen=True):
 LogEvent: TypeAlias = (
     Containment
     | ContainmentHeader
+    | RootPortError
     | ErrorHeading
     | ErrorStatus
     | ErrorName
@@ -192,9 +289,20 @@ LogEvent: TypeAlias = (
     | Callback
     | NoCallback
     | FirmwareEvent
+    | FirmwareAnswered
+    | LinkLost
+    | HostLink
+    | Latched
+    | PowerFault
+    | Unreachable
+    | SlowCommand
+    | Retraining
+    | Resetting
+    | Hung
     | Decision
     | Found
     | LinkStatus
     | Instance
     | BusRange
+    | BusRelease
 )

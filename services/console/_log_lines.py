@@ -7,10 +7,7 @@ the marker that does not match the pattern was cut or garbled: `CutLineError`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from typing import Final
-
-import msgspec
 
 from shared.pcie import Address
 from shared.pcie.errors import Severity, dpc_reason
@@ -27,16 +24,18 @@ from ._log_events import (
     ErrorHeading,
     ErrorName,
     ErrorStatus,
+    FirmwareAnswered,
     FirmwareEvent,
     Found,
     Instance,
-    LinkStatus,
     LogEvent,
     NoCallback,
+    PowerFault,
 )
+from ._log_hardware import SHAPES as HARDWARE
+from ._log_said import ADDRESS, UNBOUND, CutLineError, Said
+from ._log_shape import Build, Shape
 
-ADDRESS: Final = r"[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]"
-UNBOUND: Final = ("pci", "pcieport", "pciehp", "aer", "dpc")  # prefixes that are no endpoint's driver
 _DWORDS: Final = r"(?P<header>(?:0x)?[0-9a-f]{8}(?: (?:0x)?[0-9a-f]{8}){3,13})(?: E-E Prefixes:.*)?"
 
 _CONTAINMENT: Final = (
@@ -52,31 +51,6 @@ _ERROR_STATUS: Final = (
     r"\s*device \[(?P<vendor>[0-9a-f]{4}):(?P<device>[0-9a-f]{4})\]"
     r" error status/mask=(?P<status>[0-9a-f]{8})/(?P<mask>[0-9a-f]{8})"
 )
-
-
-class CutLineError(ValueError):
-    """A line that begins like a known one and does not go on like it."""
-
-
-class Said(msgspec.Struct, frozen=True):
-    """A line without its prefix: who is named, and what is said of him."""
-
-    line: int
-    at: float | None
-    driver: str
-    function: Address | None
-    instance: str | None
-    message: str
-
-    @property
-    def address(self) -> Address:
-        """The function named. Raises CutLineError where there is none."""
-        if self.function is None:
-            raise CutLineError("no function is named")
-        return self.function
-
-
-_Build = Callable[[Said, re.Match[str]], LogEvent | None]
 
 _SEVERITIES: Final = {
     "Corrected": Severity.CORRECTABLE,
@@ -184,8 +158,15 @@ def _firmware(said: Said, match: re.Match[str]) -> LogEvent:
     return FirmwareEvent(line=said.line, at=said.at, receiver=said.address, reported=reported)
 
 
+def _answered(said: Said, match: re.Match[str]) -> LogEvent:
+    port = Address.parse(match["port"])
+    return FirmwareAnswered(line=said.line, at=said.at, port=port, status=int(match["status"], 16))
+
+
 def _slot(said: Said, match: re.Match[str]) -> LogEvent | None:
     text = match["text"].strip()
+    if text.startswith("Power fault"):
+        return PowerFault(line=said.line, at=said.at, port=said.address, slot=match["slot"])
     if text not in _SLOT_WORDS and any(words.startswith(text) for words in _SLOT_WORDS):
         raise CutLineError(f"{text!r} is not the whole sentence")
     for words, what in _SLOT_WORDS.items():
@@ -194,7 +175,7 @@ def _slot(said: Said, match: re.Match[str]) -> LogEvent | None:
     return None
 
 
-def _decided(what: Decided) -> _Build:
+def _decided(what: Decided) -> Build:
     def build(said: Said, match: re.Match[str]) -> LogEvent:
         named = match.groupdict().get("named")
         function = Address.parse(f"{named}.0") if named else said.address
@@ -214,85 +195,75 @@ def _found(said: Said, match: re.Match[str]) -> LogEvent:
     return Found(line=said.line, at=said.at, function=said.address, vendor=vendor, device=device, class_code=code)
 
 
-def _link_status(said: Said, match: re.Match[str]) -> LogEvent:
-    return LinkStatus(line=said.line, at=said.at, port=said.address, value=int(match["value"], 16))
-
-
 def _instance(said: Said, match: re.Match[str]) -> LogEvent | None:
     if said.instance is None:
         return None
     return Instance(line=said.line, at=said.at, name=said.instance, function=Address.parse(match["function"]))
 
 
-def _bus_range(said: Said, match: re.Match[str]) -> LogEvent | None:
-    if said.function is None:
-        return None
+def _bus_range(said: Said, match: re.Match[str]) -> LogEvent:
     first = int(match["first"], 16)
     return BusRange(
-        line=said.line, at=said.at, bridge=said.function, first=first, last=int(match["last"] or match["first"], 16)
+        line=said.line, at=said.at, bridge=said.address, first=first, last=int(match["last"] or match["first"], 16)
     )
 
 
-# Marker, the whole of the line, what it makes. The first marker that is found decides.
-_SHAPES: Final[tuple[tuple[str, str, _Build], ...]] = (
-    (
-        "DPC: containment event",
-        _CONTAINMENT,
-        _containment,
-    ),
-    ("DPC: TLP Header", rf"DPC: TLP Header(?: \(Flit\))?: {_DWORDS}", _containment_header),
-    (
-        "Bus Error: severity",
-        _BUS_ERROR,
-        _heading,
-    ),
-    (
-        "error status/mask",
-        _ERROR_STATUS,
-        _status,
-    ),
-    ("TLP Header", rf"(?:AER: )?\s*TLP Header(?: \(Flit\))?: {_DWORDS}", _header),
-    (
+# The first shape that fits decides.
+_SHAPES: Final = (
+    Shape("DPC: containment event", _CONTAINMENT, _containment),
+    Shape("DPC: TLP Header", rf"DPC: TLP Header(?: \(Flit\))?: {_DWORDS}", _containment_header),
+    Shape("Bus Error: severity", _BUS_ERROR, _heading),
+    Shape("error status/mask", _ERROR_STATUS, _status),
+    Shape("TLP Header", rf"(?:AER: )?\s*TLP Header(?: \(Flit\))?: {_DWORDS}", _header),
+    Shape(
         "mlx5_pci_err_detected",
         r".*mlx5_pci_(?P<step>err_detected).*(?:Enter, pci channel state = \d|(?P<exit>Exit), result = (?P<result>\d),.*)",
         _callback,
     ),
-    (
+    Shape(
         "mlx5_pci_slot_reset",
         r".*mlx5_pci_(?P<step>slot_reset).*(?:Enter|(?P<exit>Exit), (?:err = \d+, )?result = (?P<result>\d),.*)",
         _callback,
     ),
-    ("state error detected", r"frozen state error detected, reset controller", _callback),
-    ("restart after slot", r"restart after slot reset", _restarted),
-    ("PCI error: ", r"PCI error: (?P<step>detected callback|slot reset callback)(?:, state\(\d\))?!!", _callback),
-    ("no error_detected", r"AER: can't recover \(no error_detected callback\)", _no_callback),
-    ("no AER-aware", r"(?:AER: )?device has no AER-aware driver", _no_callback),
-    ("EDR: EDR event", r"EDR: EDR event received(?P<reported>)", _firmware),
-    ("EDR: Reported", rf"EDR: Reported EDR dev: (?P<reported>{ADDRESS})", _firmware),
-    ("Slot(", r"(?:pciehp: )?Slot\((?P<slot>[^)]+)\): (?P<text>.+)", _slot),
-    ("Link Active not set", r".*Data Link Layer Link Active not set in \d+ msec", _decided(Decided.NO_LINK)),
-    ("broadcast slot_reset", r"(?:AER: )?broadcast slot_reset message", _decided(Decided.SLOT_RESET)),
-    ("has been reset", r"(?:AER: )?(?:Root|Downstream) Port (?:link )?has been reset.*", _decided(Decided.SLOT_RESET)),
-    ("subordinate device", r"(?:AER: )?subordinate device reset failed", _decided(Decided.RESET_FAILED)),
-    ("device recovery ", r"(?:AER: )?device recovery (?P<result>successful|failed)", _recovery),
-    (
+    Shape("state error detected", r"frozen state error detected, reset controller", _callback, anybody=True),
+    Shape("restart after slot", r"restart after slot reset", _restarted, anybody=True),
+    Shape(
+        "PCI error: ",
+        r"PCI error: (?P<step>detected callback|slot reset callback)(?:, state\(\d\))?!!",
+        _callback,
+        anybody=True,
+    ),
+    Shape("no error_detected", r"AER: can't recover \(no error_detected callback\)", _no_callback),
+    Shape("no AER-aware", r"(?:AER: )?device has no AER-aware driver", _no_callback),
+    Shape("EDR: EDR event", r"EDR: EDR event received(?P<reported>)", _firmware),
+    Shape("EDR: Reported", rf"EDR: Reported EDR dev: (?P<reported>{ADDRESS})", _firmware),
+    Shape("EDR: Status", rf"EDR: Status for (?P<port>{ADDRESS}): 0x(?P<status>[0-9a-f]+)", _answered),
+    Shape("Slot(", r"(?:pciehp: )?Slot\((?P<slot>[^)]+)\): (?P<text>.+)", _slot),
+    Shape("Link Active not set", r".*Data Link Layer Link Active not set in \d+ msec", _decided(Decided.NO_LINK)),
+    Shape("broadcast slot_reset", r"(?:AER: )?broadcast slot_reset message", _decided(Decided.SLOT_RESET)),
+    Shape(
+        "has been reset", r"(?:AER: )?(?:Root|Downstream) Port (?:link )?has been reset.*", _decided(Decided.SLOT_RESET)
+    ),
+    Shape("Failed to reset", r"Failed to reset Root Port: -\d+", _decided(Decided.RESET_FAILED)),
+    Shape("subordinate device", r"(?:AER: )?subordinate device reset failed", _decided(Decided.RESET_FAILED)),
+    Shape("device recovery ", r"(?:AER: )?device recovery (?P<result>successful|failed)", _recovery),
+    Shape(
         "pciehp_unconfigure",
         r".*domain:bus:dev = (?P<named>[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2})",
         _decided(Decided.REMOVED),
     ),
-    ("E-Switch: cleanup", r"E-Switch: cleanup", _decided(Decided.REMOVED)),
-    ("mlx5_uninit_one", r"mlx5_uninit_one:.*", _decided(Decided.REMOVED)),
-    ("Removing from iommu", r"Removing from iommu group \d+", _decided(Decided.REMOVED)),
-    (
+    Shape("E-Switch: cleanup", r"E-Switch: cleanup", _decided(Decided.REMOVED)),
+    Shape("mlx5_uninit_one", r"mlx5_uninit_one:.*", _decided(Decided.REMOVED)),
+    Shape("Removing from iommu", r"Removing from iommu group \d+", _decided(Decided.REMOVED)),
+    Shape(
         " type ",
         r"\[(?P<vendor>[0-9a-f]{4}):(?P<device>[0-9a-f]{4})\] type [0-9a-f]{2} class 0x(?P<code>[0-9a-f]{6}).*",
         _found,
     ),
-    ("lnk_status = ", r".*lnk_status = (?P<value>[0-9a-f]{4})", _link_status),
-    ("pci function ", rf"pci function (?P<function>{ADDRESS})", _instance),
-    ("PCI bridge to", r"PCI bridge to \[bus (?P<first>[0-9a-f]{2})(?:-(?P<last>[0-9a-f]{2}))?\].*", _bus_range),
+    Shape("pci function ", rf"pci function (?P<function>{ADDRESS})", _instance, anybody=True),
+    Shape("PCI bridge to", r"PCI bridge to \[bus (?P<first>[0-9a-f]{2})(?:-(?P<last>[0-9a-f]{2}))?\].*", _bus_range),
+    *HARDWARE,
 )
-_COMPILED: Final = tuple((marker, re.compile(pattern), build) for marker, pattern, build in _SHAPES)
 _NAMED_BIT: Final = re.compile(r"\s*\[\s*(?P<bit>\d{1,2})\] (?P<name>[A-Za-z][\w /.]*?)\s*(?:\(First\))?")
 
 
@@ -300,10 +271,5 @@ def event_of(said: Said) -> LogEvent | None:
     """Return what the line says, None for a line that is no concern of ours. Raises CutLineError."""
     if said.function is not None and (match := _NAMED_BIT.fullmatch(said.message)):
         return _name(said, match)
-    for marker, pattern, build in _COMPILED:
-        if marker in said.message:
-            match = pattern.fullmatch(said.message.rstrip())
-            if match is None:
-                raise CutLineError(f"it begins like {marker.strip()!r} and is cut or garbled")
-            return build(said, match)
-    return None
+    shape = next((shape for shape in _SHAPES if shape.fits(said)), None)
+    return None if shape is None else shape.read(said)

@@ -24,6 +24,7 @@ from ._kernel_log import KernelLog
 from ._process import ProcessError
 from ._replay_facts import Planned
 from ._replay_plan import Plan
+from ._replay_steps import Ending
 from ._session import Session, Target, session
 from ._verdicts import Judged, holdfast_fate, kernel_fate
 
@@ -45,6 +46,7 @@ class Replayed(msgspec.Struct, frozen=True):
     planned: tuple[Planned, ...]
     leases: tuple[RetiredLease, ...]  # in the order in which they ended
     facts: tuple[Fact, ...]  # from the first injection on
+    variant: Ending | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return it in the form of DESIGN 8."""
@@ -67,6 +69,25 @@ class Replayed(msgspec.Struct, frozen=True):
                 for retired in self.leases
             ],
         }
+
+
+def as_document(replays: tuple[Replayed, ...]) -> dict[str, Any]:
+    """Return one document for all that a log leaves open: what holds in one variant only names it in `variant`."""
+    documents = [one.as_json() for one in replays]
+    if len(documents) == 1:
+        return documents[0]
+    merged: dict[str, Any] = {"log": replays[0].log, "variants": [one.variant for one in replays]}
+    for part in ("devices", "facts", "leases"):
+        merged[part] = []
+        for one, document in zip(replays, documents, strict=True):
+            for row in document[part]:
+                if part != "devices" and all(row in other[part] for other in documents):
+                    shared = row
+                else:
+                    shared = {**row, "variant": one.variant}
+                if shared not in merged[part]:
+                    merged[part].append(shared)
+    return merged
 
 
 async def replay(log: KernelLog, plan: Plan, *, timeout_s: float, tell: Tell, on_fact: OnFact) -> Replayed:
@@ -134,6 +155,7 @@ class _Run:
             planned=self._plan.facts,
             leases=tuple(retired for retired in reversed(leases.retired) if retired.lease.id in named),
             facts=facts,
+            variant=self._plan.variant,
         )
 
     async def _seated(self) -> None:
@@ -159,6 +181,8 @@ class _Run:
     async def _inject(self) -> None:
         for step in self._plan.steps:
             await asyncio.sleep(step.after_s)
+            if step.settled and self._injected:
+                await self._settled()
             self._injected = True
             self._last_fact = asyncio.get_running_loop().time()
             self._tell(f"line {step.line}: {step.what}")

@@ -22,10 +22,11 @@ from ._facts import of_host
 from ._kernel_log import KernelLog, LogError, load, parse
 from ._lease_facts import chosen, last_recovery
 from ._output import console, print_json, write_file
-from ._replay import Replayed
+from ._replay import Replayed, as_document
 from ._replay import replay as run_replay
 from ._replay_facts import Source
-from ._replay_plan import Plan, plan
+from ._replay_plan import Plan, plans
+from ._replay_steps import Ending
 from ._run import access
 from ._session import Session, Target, session
 from ._story import sentence
@@ -41,6 +42,8 @@ _SOURCE_TITLES: Final = {
     Source.INFERRED: "inferred from it",
     Source.ASSUMED: "assumed",
 }
+_VARIANTS: Final = "whether the link returned, so each is run by itself"
+_VARIANT_WORDS: Final = {Ending.RETURNS: "it returns", Ending.GONE: "it stays down"}
 
 R = TypeVar("R")
 Json = Annotated[bool, typer.Option("--json", help="JSON for programs; one document per line.")]
@@ -114,24 +117,32 @@ def run(work: Coroutine[Any, Any, R]) -> R:
 
 def _replay(log: KernelLog, *, as_json: bool, timeout_s: float, trace: Path | None) -> None:
     try:
-        planned = plan(log)
+        planned = plans(log)
     except LogError as error:
         raise Failure(ExitCode.USAGE, str(error)) from error
     out = console(stderr=as_json)
+    results = tuple(_run_one(out, log, plan, as_json=as_json, timeout_s=timeout_s, trace=trace) for plan in planned)
+    if as_json:
+        print_json(as_document(results))
+
+
+def _run_one(
+    out: Console, log: KernelLog, plan: Plan, *, as_json: bool, timeout_s: float, trace: Path | None
+) -> Replayed:
     show = _Show(out, quiet=as_json)
-    show.plan(planned)
-    result = run(run_replay(log, planned, timeout_s=timeout_s, tell=show.say, on_fact=show.fact))
+    show.plan(plan)
+    result = run(run_replay(log, plan, timeout_s=timeout_s, tell=show.say, on_fact=show.fact))
     drawn = _timeline_of(log, result)
     if trace is not None and drawn is not None:
-        _write_trace(drawn, trace)
-    if as_json:
-        print_json(result.as_json())
-        return
-    if drawn is not None:
-        out.print()
-        _show_timeline(out, drawn)
-    _show_sources(out, result)
-    _show_verdicts(out, result)
+        variant = "" if plan.variant is None else f"-{plan.variant}"
+        _write_trace(drawn, trace.with_stem(f"{trace.stem}{variant}"))
+    if not as_json:
+        if drawn is not None:
+            out.print()
+            _show_timeline(out, drawn)
+        _show_sources(out, result)
+        _show_verdicts(out, result)
+    return result
 
 
 def _timeline_of(log: KernelLog, result: Replayed) -> Timeline | None:
@@ -150,9 +161,12 @@ class _Show:
         self._first: Fact | None = None
 
     def plan(self, planned: Plan) -> None:
-        """Say what could not be read of the log, to programs too: on stderr then."""
-        for broken in planned.broken:
-            self._print(f"{planned.log}: {broken}")
+        """Say what could not be read of the log, to programs too: on stderr then. And which variant follows."""
+        if planned.variant in {None, next(iter(Ending))}:
+            for broken in planned.broken:
+                self._print(f"{planned.log}: {broken}")
+        if planned.variant is not None:
+            self.say(f"{planned.log} leaves open {_VARIANTS}; now: {_VARIANT_WORDS[planned.variant]}")
 
     def say(self, text: str) -> None:
         if not self._quiet:
@@ -173,9 +187,7 @@ class _Show:
 
 
 def _show_verdicts(out: Console, result: Replayed) -> None:
-    table = Table(
-        box=None, pad_edge=False, header_style="bold", title="What became of the devices", title_justify="left"
-    )
+    table = Table(box=None, pad_edge=False, header_style="bold", title=_verdicts_title(result), title_justify="left")
     for column in ("DEVICE", "THAT KERNEL", "HOLDFAST", "WHY"):
         table.add_column(column, overflow="fold")
     for one in result.devices:
@@ -183,6 +195,15 @@ def _show_verdicts(out: Console, result: Replayed) -> None:
         table.add_row(str(one.function), _fate(one.kernel), _fate(one.holdfast), why)
     out.print()
     out.print(table)
+
+
+def _verdicts_title(result: Replayed) -> str:
+    title = "What became of the devices"
+    return (
+        title
+        if result.variant is None
+        else f"{title}, if the link {_VARIANT_WORDS[result.variant].removeprefix('it ')}"
+    )
 
 
 def _fate(fate: Fate) -> Text:

@@ -11,7 +11,7 @@ from shared.protocol.requests import DriverStep, Vote
 
 from ._kernel_log import KernelLog
 from ._log_events import Callback, Decided, Decision, Instance, LogEvent, NoCallback
-from ._log_lines import UNBOUND
+from ._log_said import UNBOUND
 from ._replay_facts import Planned, Source
 from ._replay_topology import Tree
 
@@ -54,7 +54,7 @@ def _instances(log: KernelLog, tree: Tree) -> dict[str, Address]:
     """Return which function each instance name means: as said, else in order, as drivers number their devices."""
     speaking = _callback_instances(log)
     said = {e.name: e for e in log.events if isinstance(e, Instance) and e.name in speaking}
-    seats = {name: event.function for name, event in said.items()}
+    seats = tree.seats | {name: event.function for name, event in said.items()}
     for name, driver in speaking.items():
         if name in seats:
             continue

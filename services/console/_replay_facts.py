@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Final
 
 import msgspec
 
 from shared.protocol.requests import DriverStep
 
 from ._kernel_log import KernelLog
-from ._log_events import Callback, Containment, Decided, Decision, LogEvent, Report
+from ._log_events import Callback, Containment, Decided, Decision, LinkLost, LogEvent, Report
+
+QUIET_S: Final = 5.0  # what strikes so long after the kernel's last word on a failure is a failure of its own
 
 
 class Source(StrEnum):
@@ -28,29 +31,57 @@ class Planned(msgspec.Struct, frozen=True):
     line: int | None = None
 
 
-_HOTPLUG: frozenset[Decided] = frozenset(
+class Episode(msgspec.Struct, frozen=True):
+    """A stretch of the log in which the hardware acts by itself: from line `first` up to the kernel's first action."""
+
+    first: int
+    until: int | None  # None: the log ends before the kernel acts
+
+    def covers(self, line: int) -> bool:
+        """Tell whether a line stands in it."""
+        return line >= self.first and (self.until is None or line < self.until)
+
+
+_HOTPLUG: Final[frozenset[Decided]] = frozenset(
     {Decided.LINK_DOWN, Decided.LINK_UP, Decided.CARD_PRESENT, Decided.CARD_NOT_PRESENT, Decided.IGNORED}
 )
 
 
 def is_hardware(event: LogEvent) -> bool:
     """Tell whether the event is what hardware did."""
-    return isinstance(event, Containment | Report)
+    return isinstance(event, Containment | Report | LinkLost)
 
 
-def kernel_acts(log: KernelLog) -> int | None:
-    """Return the line of the kernel's first action on the hardware; what comes after it may be its own doing.
+def episodes(log: KernelLog) -> tuple[Episode, ...]:
+    """Return the failures in the log that hardware began.
 
-    What hotplug concluded before any error was reported is no action yet: the kernel only looked.
+    What strikes after the kernel's first action may be its own doing, unless it has been quiet for a while.
     """
-    struck = False
+    found: list[Episode] = []
+    acted = False
+    last: float | None = None  # when the log's last event was
     for event in log.events:
-        struck = struck or is_hardware(event)
-        match event:
-            case Decision(what=what) if struck or what not in _HOTPLUG:
-                return event.line
-            case Callback(step=DriverStep.SLOT_RESET):
-                return event.line
-            case _:
-                pass
-    return None
+        if is_hardware(event) and (not found or acted) and (not acted or _quiet(last, event.at)):
+            found.append(Episode(event.line, None))
+            acted = False
+        elif not acted and _acts(event, struck=bool(found)):
+            acted = True
+            if found:
+                found[-1] = Episode(found[-1].first, event.line)
+        last = event.at
+    return tuple(found)
+
+
+def _quiet(last: float | None, at: float | None) -> bool:
+    return last is not None and at is not None and at - last > QUIET_S
+
+
+def _acts(event: LogEvent, *, struck: bool) -> bool:
+    """Tell whether the kernel acts on the hardware. What hotplug concluded before any error is no action yet."""
+    match event:
+        case Decision(what=what):
+            return struck or what not in _HOTPLUG
+        case Callback(step=DriverStep.SLOT_RESET):
+            return True
+        case _:
+            return False

@@ -3,6 +3,9 @@
 A log names addresses, never parents. The tree follows from how buses are numbered (depth first, PCI firmware and
 Linux alike): ports on the lowest bus of a domain are root ports, ports on one other bus are the downstream ports of one
 switch, and a bus hangs below the nearest port before it that has none yet. What cannot be placed is left out.
+
+A port that did not answer after the reset is *dead*: nothing that spoke later hangs below it, and what answered with
+all ones does.
 """
 
 from __future__ import annotations
@@ -15,9 +18,9 @@ import msgspec
 from shared.pcie import Address
 
 from ._kernel_log import KernelLog, LogError
-from ._log_events import BusRange, Decision
-from ._log_lines import UNBOUND
-from ._replay_facts import Planned, Source
+from ._log_events import BusRange, BusRelease, Callback, Decision, Instance, Unreachable
+from ._log_said import UNBOUND
+from ._replay_facts import Episode, Planned, Source
 
 _PORT_DRIVERS: Final = ("pcieport", "pciehp")
 
@@ -47,6 +50,8 @@ class Tree:
     def __init__(self) -> None:
         self.nodes: dict[Address, Node] = {}
         self.facts: list[Planned] = []
+        self.dead: dict[Address, int] = {}  # ports that did not come back, and the lines that say so
+        self.seats: dict[str, Address] = {}  # where a driver's instance sits, if that follows from what answered
 
     def children(self, address: Address) -> list[Node]:
         """Return what hangs on the bridge's bus, in address order."""
@@ -58,6 +63,10 @@ class Tree:
         for node in sorted(roots, key=lambda node: node.address):
             yield node
             yield from self.walk(node.address)
+
+    def root_ports(self) -> list[Node]:
+        """Return the root ports in address order."""
+        return [node for node in self.walk() if node.kind == "root_port"]
 
     def endpoints(self) -> list[Node]:
         """Return the placed endpoints in address order."""
@@ -86,24 +95,31 @@ class Tree:
         return min(below), max(below)
 
 
-def rebuild(log: KernelLog, targets: tuple[Address, ...]) -> Tree:
+def rebuild(log: KernelLog, targets: tuple[Address, ...], struck: Episode) -> Tree:
     """Return the tree. `targets` are the functions that will be injected into: a port among them gets a card."""
     tree = Tree()
     lines = {mention.function: mention.line for mention in reversed(log.mentions)}
     ports, endpoints = _sorted_out(log, targets)
     for address, kind in _port_kinds(log, ports).items():
         tree.nodes[address] = Node(address, kind)
+    tree.dead = {
+        e.function: e.line
+        for e in log.events
+        if isinstance(e, Unreachable) and e.function is not None and e.function in tree.nodes and struck.covers(e.line)
+    }
     _add_upstream_ports(tree)
     for address in endpoints:
         tree.nodes[address] = Node(address, "endpoint")
     _add_root_ports(tree)
     said = _said_ranges(log)
-    _hang(tree, said)
+    _hang(log, tree, said)
+    _seat_unreachable(log, tree)
     _fill_targets(tree, targets)
     _prune(tree, lines)
     lost = [str(target) for target in targets if target not in tree.nodes]
     if lost:
         raise LogError(f"{log.name}: unsupported: the log does not say where {', '.join(lost)} hangs")
+    tree.dead = {port: line for port, line in tree.dead.items() if port in tree.nodes}
     _tell(tree, lines, said)
     return tree
 
@@ -164,20 +180,25 @@ def _said_ranges(log: KernelLog) -> dict[tuple[int, int], BusRange]:
     return {(e.bridge.domain, e.first): e for e in log.events if isinstance(e, BusRange)}
 
 
-def _hang(tree: Tree, said: dict[tuple[int, int], BusRange]) -> None:
+def _hang(log: KernelLog, tree: Tree, said: dict[tuple[int, int], BusRange]) -> None:
     """Hang every bus that has no bridge yet below a port, in bus order."""
+    ranges = {(e.domain, e.first): e.last for e in log.events if isinstance(e, BusRelease)}
     loose = [node for node in tree.nodes.values() if node.under is None and node.kind in {"upstream_port", "endpoint"}]
     for domain, bus in sorted({(node.address.domain, node.address.bus) for node in loose}):
+        here = [node for node in loose if (node.address.domain, node.address.bus) == (domain, bus)]
         heard = said.get((domain, bus))
-        port = heard.bridge if heard is not None and heard.bridge in tree.nodes else _nearest(tree, domain, bus)
-        if port is None:
-            continue
-        for node in loose:
-            if (node.address.domain, node.address.bus) == (domain, bus):
+        if heard is not None and heard.bridge in tree.nodes:
+            port: Address | None = heard.bridge
+        else:
+            port = _nearest(tree, domain, bus, ranges)
+            if port in tree.dead and (spoke := _spoke_later(log, tree, here, tree.dead[port])) is not None:
+                port = _beside(tree, port, bus, spoke)
+        if port is not None:
+            for node in here:
                 node.under = port
 
 
-def _nearest(tree: Tree, domain: int, bus: int) -> Address | None:
+def _nearest(tree: Tree, domain: int, bus: int, ranges: dict[tuple[int, int], int]) -> Address | None:
     """Return the port on the highest bus before `bus` with nothing below it; of several, the first."""
     taken = {node.under for node in tree.nodes.values()}
     placed = {node.address for node in tree.walk()}
@@ -185,9 +206,65 @@ def _nearest(tree: Tree, domain: int, bus: int) -> Address | None:
         address
         for address, node in tree.nodes.items()
         if node.takes_card and address in placed and address not in taken
-        if address.domain == domain and address.bus < bus
+        if address.domain == domain and address.bus < bus <= ranges.get((domain, address.bus), bus)
     ]
     return min(free, key=lambda address: (-address.bus, address), default=None)
+
+
+def _spoke_later(log: KernelLog, tree: Tree, here: list[Node], line: int) -> Decision | None:
+    """Return what hotplug said, after `line`, of a slot on one of these functions or right below them."""
+    family = {node.address for top in here for node in (top, *tree.children(top.address))}
+    return next(
+        (e for e in log.events if isinstance(e, Decision) and e.slot and e.function in family and e.line > line), None
+    )
+
+
+def _beside(tree: Tree, dead: Address, bus: int, spoke: Decision) -> Address | None:
+    """Return a port before the dead one: a slot spoke from `bus` when the dead one did not answer any more.
+
+    Buses are numbered in the order of ports, so this port stands before the dead one; the log does not name it.
+    """
+    device = next((d for d in range(dead.device) if Address(dead.domain, dead.bus, d, 0) not in tree.nodes), None)
+    if device is None:
+        return None
+    port = Address(dead.domain, dead.bus, device, 0)
+    tree.nodes[port] = Node(port, tree.nodes[dead].kind, tree.nodes[dead].under)
+    said = (
+        f"bus {bus:02x} is not below {dead}, which did not answer (line {tree.dead[dead]}) when {spoke.function} spoke"
+    )
+    tree.facts.append(Planned(said, Source.INFERRED, spoke.line))
+    tree.facts.append(Planned(f"the port above bus {bus:02x} is {port}: no line names it", Source.ASSUMED))
+    return port
+
+
+def _seat_unreachable(log: KernelLog, tree: Tree) -> None:
+    """Seat the driver's instances that read all ones, and whose address no line names, below a dead port."""
+    named = {e.name for e in log.events if isinstance(e, Instance)}
+    speaking = {e.instance for e in log.events if isinstance(e, Callback)}
+    ones = {e.instance: e.line for e in reversed(log.events) if isinstance(e, Unreachable) and e.instance}
+    for instance, line in ones.items():
+        dead = min(tree.dead, default=None)
+        if dead is None or instance in named or instance not in speaking:
+            continue
+        card = _card_below(tree, dead)
+        tree.seats[instance] = card
+        said = f"{instance} is below {dead}: it read all ones after the reset"
+        tree.facts.append(Planned(said, Source.INFERRED, line))
+        tree.facts.append(Planned(f"{instance} is {card}: no line names it", Source.ASSUMED))
+
+
+def _card_below(tree: Tree, port: Address) -> Address:
+    """Add an endpoint below the last port that is below `port`; a switch that ends the chain gets a port for it."""
+    last = next((n for n in reversed(list(tree.walk(port))) if n.is_bridge and not tree.children(n.address)), None)
+    above = tree.nodes[port] if last is None else last
+    if above.kind == "upstream_port":
+        down = Address(port.domain, above.address.bus + 1, 0, 0)
+        tree.nodes[down] = Node(down, "downstream_port", above.address)
+        tree.facts.append(Planned(f"{down} is the port below {above.address}: no line names it", Source.ASSUMED))
+        above = tree.nodes[down]
+    card = Address(port.domain, above.address.bus + 1, 0, 0)
+    tree.nodes[card] = Node(card, "endpoint", above.address)
+    return card
 
 
 def _fill_targets(tree: Tree, targets: tuple[Address, ...]) -> None:

@@ -11,6 +11,7 @@ from ._output import plain
 
 _OF_FUNCTION: Final = frozenset({What.DEVICE_ADDED, What.DEVICE_REMOVED, What.DEVICE_KEPT, What.DEVICE_REBOUND})
 _REASONS: Final = ("why", "because", "skipped", "reason")  # where a fact says why, the most telling first
+_OST_SUCCESS: Final = 0x80  # PCI Firmware 3.3, 4.6.12
 _NOTABLE_S: Final = 0.01  # a callback that took less is said to have taken no time
 
 
@@ -64,6 +65,11 @@ def _closed(fact: Fact) -> str:
     verdicts = fact.data.get("verdicts", {})
     said = ", ".join(f"{function} {verdict}" for function, verdict in sorted(verdicts.items()))
     return f"{fact.port}: recovery closed" + (f": {said}" if said else "")
+
+
+def _firmware_answered(fact: Fact) -> str:
+    status = int(fact.data.get("status", 0))
+    return f"{fact.port}: the firmware is told {'that all recovered' if status == _OST_SUCCESS else 'of a failure'}"
 
 
 def _with_why(text: str) -> Callable[[Fact], str]:
@@ -132,6 +138,9 @@ _TELLERS: Final[dict[What, Callable[[Fact], str]]] = {
     What.LEASE_UNMASKED: lambda fact: f"{fact.port}: hotplug interrupts as they were found",
     What.LEASE_ADOPTED: lambda fact: f"{fact.port}: lease adopted from a holder that fell silent",
     What.LEASE_CLOSED: lambda fact: f"{fact.port}: lease closed",
+    What.LEASE_FIRMWARE_ANSWERED: _firmware_answered,
+    What.QUARANTINE_ENTERED: _with_why("quarantined"),
+    What.QUARANTINE_LIFTED: lambda fact: f"{fact.port}: quarantine lifted by {fact.data.get('by', 'somebody')}",
     What.LINK_DOWN: _with_why("link down"),
     What.LINK_UP: _with_why("link up"),
     What.SLOT_STATE: _slot_state,
@@ -147,6 +156,7 @@ _TELLERS: Final[dict[What, Callable[[Fact], str]]] = {
     What.RECOVERY_ESCALATED: _with_why("recovery goes further"),
     What.RECOVERY_STEP: lambda fact: f"{fact.port}: {_words(fact.data.get('step', '?'))}",
     What.RECOVERY_VOTE: _vote,
+    What.RECOVERY_BROKEN: lambda fact: f"{fact.port}: recovery broken by {fact.data.get('by', 'somebody')}",
     What.RECOVERY_CLOSED: _closed,
 }
 

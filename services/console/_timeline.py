@@ -42,7 +42,11 @@ _MARKED: Final = {
     What.SLOT_IGNORED: "hotplug ignores",
     What.RECOVERY_JOINED: "joined",
     What.RECOVERY_ESCALATED: "escalated",
+    What.RECOVERY_BROKEN: "broken",
     What.LEASE_ADOPTED: "adopted",
+    What.LEASE_FIRMWARE_ANSWERED: "firmware told",
+    What.QUARANTINE_ENTERED: "quarantined",
+    What.QUARANTINE_LIFTED: "quarantine lifted",
 }
 _DONE: Final = "closed"  # the last step is an end, not a stretch
 

@@ -12,8 +12,8 @@ from shared.protocol.facts import Fact, What
 from shared.protocol.records import Device, Verdict
 
 from ._kernel_log import KernelLog
-from ._log_events import Decided, Decision, Found, Instance
-from ._replay_facts import is_hardware
+from ._log_events import Decided, Decision, Found, Instance, LogEvent
+from ._replay_facts import episodes, is_hardware
 
 
 class Fate(StrEnum):
@@ -52,6 +52,7 @@ _OF_VERDICT: Final[dict[str, Fate]] = {
     Verdict.REPLACED: Fate.REPLACED,
     Verdict.REMOVED: Fate.REMOVED,
     Verdict.FAILED: Fate.FAILED,
+    Verdict.QUARANTINED: Fate.QUARANTINED,
 }
 
 
@@ -99,8 +100,8 @@ def kernel_fate(log: KernelLog, function: Address, ports: tuple[Address, ...]) -
 
 
 def kernel_marks(log: KernelLog) -> tuple[tuple[float, str], ...]:
-    """Return when, in seconds since the first error, that kernel gave up, removed, and ended its recovery."""
-    struck = next((event for event in log.events if is_hardware(event)), None)
+    """Return when, in seconds since the last failure began, that kernel gave up, removed, and ended its recovery."""
+    struck = _last_strike(log)
     if struck is None or struck.at is None:
         return ()
     marks = []
@@ -111,6 +112,12 @@ def kernel_marks(log: KernelLog) -> tuple[tuple[float, str], ...]:
         if first is not None and first.at is not None and first.at >= struck.at:
             marks.append((round(first.at - struck.at, 3), _MARK_WORDS.get(first.what, str(first.what))))
     return tuple(marks)
+
+
+def _last_strike(log: KernelLog) -> LogEvent | None:
+    """Return what the last failure that is replayed began with."""
+    first = max((episode.first for episode in episodes(log)), default=None)
+    return next((event for event in log.events if event.line == first), None)
 
 
 def _means(decision: Decision, function: Address) -> bool:
@@ -148,6 +155,7 @@ def holdfast_fate(
     | present | absent                 | failed                  | failed                     |
     | present | absent                 | else, or none           | removed                    |
     | present | another identity       | any                     | replaced                   |
+    | present | same, later by rebinds | any                     | rebound                    |
     | present | same, later generation | any                     | lost (removed and added)   |
     | present | same generation        | any                     | as it says; none: kept     |
     | absent  | absent                 | any                     | as it says; none: unknown  |
@@ -169,12 +177,25 @@ def holdfast_fate(
     if after.identity != before.identity:
         differs = ", ".join(sorted(before.identity.differences(after.identity)))
         return Fate.REPLACED, f"another device answers: {differs} differ"
+    if not _removal(function, facts) and (rebinds := _rebinds(before, after)):
+        said_so = (
+            f"its driver was bound anew {'once' if rebinds == 1 else f'{rebinds} times'}, and nothing else changed"
+        )
+        return Fate.REBOUND, "; ".join(part for part in (said_so, _story(function, facts)) if part)
     if after.generation != before.generation:
         return Fate.LOST, f"removed and added again: generation {before.generation}, now {after.generation}"
     if said is Fate.FAILED:
         return Fate.FAILED, "; ".join(part for part in ("the recovery failed", _story(function, facts)) if part)
+    if said is Fate.QUARANTINED:
+        return said, "; ".join(part for part in (*_held_down(facts), _story(function, facts)) if part)
     same = f"the same identity, and generation {after.generation} before and after"
     return (said or Fate.KEPT), "; ".join(part for part in (same, _story(function, facts)) if part)
+
+
+def _rebinds(before: Device, after: Device) -> int:
+    """Return how often the driver was bound anew, if that alone is why the generation grew; else 0."""
+    rebinds = len(set(after.rebound) - set(before.rebound))
+    return rebinds if after.generation == before.generation + rebinds else 0
 
 
 def _last_verdict(function: Address, facts: tuple[Fact, ...]) -> Fate | None:
@@ -191,6 +212,13 @@ def _removal(function: Address, facts: tuple[Fact, ...]) -> str:
     return "" if removed is None else f"removed by hotplug: {removed.data.get('why', 'unsaid')}"
 
 
+def _held_down(facts: tuple[Fact, ...]) -> list[str]:
+    """Say which ports are held down, and why."""
+    return [
+        f"{fact.port} is held down: {fact.data.get('why')}" for fact in facts if fact.what is What.QUARANTINE_ENTERED
+    ]
+
+
 def _names(fact: Fact, function: Address) -> bool:
     return str(fact.data.get("function")) == str(function)
 
@@ -200,7 +228,7 @@ def _story(function: Address, facts: tuple[Fact, ...]) -> str:
     votes = [
         f"{fact.data['step']} {fact.data['vote']}" + (f" after {took:.2f} s" if (took := _took(fact)) >= 0.01 else "")  # noqa: PLR2004 - below a hundredth of a second is no wait
         for fact in facts
-        if fact.what is What.RECOVERY_VOTE and _names(fact, function)
+        if fact.what is What.RECOVERY_VOTE and _names(fact, function) and fact.data.get("driver", "") is not None
         if fact.data.get("step") in {"error_detected", "slot_reset"}
     ]
     parts = [f"its driver: {', '.join(votes)}"] if votes else []

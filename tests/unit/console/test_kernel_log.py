@@ -8,13 +8,26 @@ import pytest
 
 from services.console import _kernel_log as kernel_log
 from services.console._log_events import (
+    BusRelease,
     Callback,
     Containment,
     Decided,
     Decision,
+    Event,
+    FirmwareAnswered,
     FirmwareEvent,
+    HostLink,
+    Hung,
+    Latched,
+    LinkLost,
     NoCallback,
+    PowerFault,
     Report,
+    Resetting,
+    Retraining,
+    RootPortError,
+    SlowCommand,
+    Unreachable,
 )
 from shared.pcie import Address
 from shared.pcie.errors import Severity
@@ -150,13 +163,96 @@ def test_containments_are_read_in_every_wording(line: str, reason: DpcReason, so
         "<3>[   81.012463] ",
         "kern  :err   : [   81.012463] ",
         "Nov 22 10:20:00 host kernel: ",
+        "Nov  2 10:20:00.012463 host kernel: ",
         "2024-11-22T10:20:00+0000 host kernel: [   81.012463] ",
+        "2024-11-22T10:20:00,012463+00:00 ",
+        "[   81.012463 <    0.000012>] ",
     ],
 )
 def test_every_usual_prefix_is_accepted(prefix: str) -> None:
     log = read(f"{prefix}pcieport {PORT}: pciehp: Slot(4): Link Down\r\n")
 
     assert decisions(log) == [(1, Decided.LINK_DOWN)]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("[   81.25] ", "[   85.75] "),
+        ("[   81.25 <    0.000012>] ", "[   85.75 <    4.5>] "),
+        ("Nov 22 10:20:00.25 host kernel: ", "Nov 22 10:20:04.75 host kernel: "),
+        ("2024-11-22T10:20:00.250000+0000 host kernel: ", "2024-11-22T10:20:04.750000+0000 host kernel: "),
+        ("2024-11-22T10:20:00,250000+00:00 ", "2024-11-22T10:20:04,750000+00:00 "),
+        ("Nov 22 10:20:00 host kernel: [   81.25] ", "Nov 22 10:20:09 host kernel: [   85.75] "),
+    ],
+)
+def test_times_are_read_from_every_stamp_and_the_kernels_own_before_others(first: str, second: str) -> None:
+    said = f"pcieport {PORT}: pciehp: Slot(4): Link Down"
+
+    one, other = read(f"{first}{said}\n{second}{said}\n").events
+
+    assert one.at is not None
+    assert other.at is not None
+    assert other.at - one.at == pytest.approx(4.5)
+
+
+@pytest.mark.parametrize(
+    ("line", "event"),
+    [
+        (f"pcieport {PORT}: DPC: rp_pio_status: 0x00010000, rp_pio_mask: 0x00000303",
+         RootPortError(line=1, port=PORT, status=0x10000, mask=0x303)),
+        (f"pcieport {PORT}: pciehp: pending interrupts 0x0108 from Slot Status", Latched(line=1, port=PORT, status=0x108)),
+        (f"pcieport {PORT}: pciehp: Slot(4): Power fault", PowerFault(line=1, port=PORT, slot="4")),
+        (f"pcieport {PORT}: can't change power state from D3cold to D0 (config space inaccessible)",
+         Unreachable(line=1, function=PORT)),
+        (f"pcieport {PORT}: pciehp: pcie_do_write_cmd: no response from device",
+         Unreachable(line=1, function=PORT, hotplug=True)),
+        ("mpt3sas_cm0: _base_wait_for_doorbell_ack: failed due to timeout count(5000), int_status(ffffffff)!",
+         Unreachable(line=1, instance="mpt3sas_cm0")),
+        ("NVRM: Xid (PCI:0000:00:01): 79, GPU has fallen off the bus.", Unreachable(line=1, function=PORT)),
+        (f"pcieport {PORT}: Recovering Root Port due to Link Down", LinkLost(line=1, port=PORT)),
+        ("imx6q-pcie 4c300000.pcie: PCIe(LNK_STS:0x00000c00) link down detected",
+         HostLink(line=1, controller="4c300000.pcie", up=False)),
+        ("imx6q-pcie 4c300000.pcie: PCIe Gen.3 x1 link up",
+         HostLink(line=1, controller="4c300000.pcie", up=True, speed=3, width=1)),
+        (f"pcieport {PORT}: EDR: Status for 0000:a9:10.0: 0x80",
+         FirmwareAnswered(line=1, port=Address.parse("0000:a9:10.0"), status=0x80)),
+        (f"pcieport {PORT}: pciehp: Timeout on hotplug command 0x03c0 (issued 1020 msec ago)", SlowCommand(line=1, port=PORT)),
+        (f"pci {PORT}: broken device, retraining non-functional downstream link at 2.5GT/s",
+         Retraining(line=1, port=PORT, failed=False)),
+        (f"pci {PORT}: retraining failed", Retraining(line=1, port=PORT, failed=True)),
+        (f"vfio-pci {PORT}: resetting", Resetting(line=1, function=PORT, done=False)),
+        (f"vfio-pci {PORT}: reset done", Resetting(line=1, function=PORT, done=True)),
+        ("INFO: task irq/57-pciehp:612 blocked for more than 122 seconds.", Hung(line=1, task="irq/57-pciehp:612")),
+        ("pci_bus 0000:66: busn_res: [bus 66-79] is released", BusRelease(line=1, domain=0, first=0x66, last=0x79)),
+    ],
+)  # fmt: skip
+def test_what_links_slots_and_controllers_say_is_read(line: str, event: Event) -> None:
+    assert read(line).events == (event,)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "igb 0000:01:00.0: resetting the adapter",
+        "usb1: New device of type hub, reset done",
+        "EXT4-fs (sda1): mounted",
+        "pci_bus 0000:01: busn_res: [bus 01] end is updated to 01",
+        "eth0: link up detected, 1000 Mbps",
+        "INFO: task backup:99 was blocked for more than enough",
+    ],
+)
+def test_other_peoples_lines_are_no_events_and_not_cut(line: str) -> None:
+    log = read(line)
+
+    assert [event for event in log.events if not isinstance(event, HostLink)] == []
+    assert log.broken == ()
+
+
+def test_a_report_names_all_its_lines() -> None:
+    (report,) = (e for e in kernel_log.load(DMESG / "08.txt").events if isinstance(e, Report))
+
+    assert report.lines == (3, 4, 5)
 
 
 @pytest.mark.parametrize(
@@ -196,13 +292,26 @@ def test_a_function_that_cannot_exist_is_a_cut_line() -> None:
     assert [broken.line for broken in log.broken] == [1]
 
 
-def test_a_file_without_a_pcie_line_is_refused_with_its_name_and_what_is_expected(tmp_path: Path) -> None:
+def test_a_log_of_another_kind_is_read_and_says_nothing(tmp_path: Path) -> None:
     path = tmp_path / "groceries.txt"
     path.write_text("milk\nbread\n", encoding="utf-8")
 
-    with pytest.raises(
-        kernel_log.LogError, match=r"groceries\.txt: no PCIe line found; expected the output of `dmesg`"
-    ):
+    log = kernel_log.load(path)
+
+    assert not log.speaks
+    assert log.lines == ("milk", "bread")
+
+
+@pytest.mark.parametrize(
+    ("content", "why"), [(b"", "empty"), (b" \n\r\n", "empty"), (b"\x7fELF\x02\x00\x00\n\x00\xff", "no text")]
+)
+def test_a_file_that_is_empty_or_no_text_is_refused_with_its_name_and_what_is_expected(
+    tmp_path: Path, content: bytes, why: str
+) -> None:
+    path = tmp_path / "strange.txt"
+    path.write_bytes(content)
+
+    with pytest.raises(kernel_log.LogError, match=rf"strange\.txt: {why}.*expected the output of `dmesg`"):
         kernel_log.load(path)
 
 

@@ -10,9 +10,7 @@ import pytest
 from services.console import _replay_command as command
 from services.console._exit import ExitCode, Failure
 from services.console._kernel_log import parse
-from services.console._replay_plan import plan
-
-DMESG = Path(__file__).parent / "dmesg"
+from services.console._replay_plan import plans
 
 
 def test_a_file_without_a_pcie_line_is_a_usage_error_that_names_it(tmp_path: Path) -> None:
@@ -25,9 +23,12 @@ def test_a_file_without_a_pcie_line_is_a_usage_error_that_names_it(tmp_path: Pat
     assert failed.value.code is ExitCode.USAGE
 
 
-def test_a_log_with_nothing_to_inject_is_a_usage_error_that_says_unsupported() -> None:
+def test_a_log_with_nothing_to_inject_is_a_usage_error_that_says_unsupported(tmp_path: Path) -> None:
+    path = tmp_path / "conclusions.txt"
+    path.write_text("pcieport 0000:00:01.0: AER: device recovery failed\n", encoding="utf-8")
+
     with pytest.raises(Failure, match="unsupported") as failed:
-        command.replay(DMESG / "15.txt")
+        command.replay(path)
 
     assert failed.value.code is ExitCode.USAGE
 
@@ -35,4 +36,6 @@ def test_a_log_with_nothing_to_inject_is_a_usage_error_that_says_unsupported() -
 def test_the_log_of_the_demo_travels_in_the_package() -> None:
     text = resources.files("services.console").joinpath("data", command.DEMO_LOG).read_text(encoding="utf-8")
 
-    assert plan(parse(text, command.DEMO_LOG)).steps
+    (planned,) = plans(parse(text, command.DEMO_LOG))
+
+    assert planned.steps

@@ -14,7 +14,9 @@ import pytest
 from services.console import _kernel_log as kernel_log
 from services.console import _replay
 from services.console._exit import Failure
-from services.console._replay_plan import plan
+from services.console._replay_facts import Planned, Source
+from services.console._replay_plan import Plan, plans
+from services.console._replay_steps import Ending
 from services.console._session import Session, Target
 from services.console._verdicts import Fate
 from shared.pcie import Address, Identity
@@ -27,6 +29,7 @@ from shared.runtime import Bus, Incoming
 from shared.runtime.bus import Entry
 
 LOG = kernel_log.load(Path(kernel_log.__file__).parent / "data" / "03.txt")
+(PLAN,) = plans(LOG)
 PORT = Address.parse("0004:00:00.0")
 FUNCTIONS = (Address.parse("0004:01:00.0"), Address.parse("0004:01:00.1"))
 CARD = Identity(vendor=0x15B3, device=0x1017, class_code=0x020000, revision=0, subsystem=0, serial=1)
@@ -42,12 +45,14 @@ class Silent:
 class Services:
     """All services behind one bus: an injection is answered by one recovery, over at once."""
 
-    def __init__(self, *, generation_after: int = 1, registers: bool = True) -> None:
+    def __init__(self, *, generation_after: int = 1, registers: bool = True, closes_late: bool = False) -> None:
         self.injected: list[Inject] = []
         self.stored: list[Fact] = [self.fact(What.DEVICE_ADDED)]
         self.handlers: list[Callable[[Incoming], None]] = []
         self.generation_after = generation_after
         self.registers = registers
+        self.closes_late = closes_late  # the record is open for one look more
+        self.looks: list[int] = []  # how much had been injected, at each look at the records
 
     def fact(self, what: What, **data: Any) -> Fact:
         return Fact(what=what, host="lab", port=PORT, service="x", seq=1, at=datetime.now(UTC), lease="L1", data=data)
@@ -70,6 +75,7 @@ class Services:
 
     async def keys(self, prefix: str) -> tuple[Entry, ...]:
         if prefix.startswith("recovery."):
+            self.looks.append(len(self.injected))
             return (Entry("r", encode(self.record()), 1),) if self.injected else ()
         if not self.registers:
             return ()
@@ -90,7 +96,7 @@ class Services:
             cause="dpc",
             rank=Rank.RECOVERY,
             reach=Reach.RESET,
-            state=RecoveryState.CLOSED,
+            state=RecoveryState.OPEN if self.closes_late and len(self.looks) == 1 else RecoveryState.CLOSED,
             step="closed",
             verdicts=dict.fromkeys(map(str, FUNCTIONS), Verdict.KEPT),
         )
@@ -104,10 +110,10 @@ class Services:
         return Silent()
 
 
-async def run(services: Services, heard: list[Fact] | None = None) -> _replay.Replayed:
+async def run(services: Services, heard: list[Fact] | None = None, planned: Plan = PLAN) -> _replay.Replayed:
     session = Session(cast("Bus", services), Target("nats://nowhere", "lab", 5.0))
     facts = [] if heard is None else heard
-    return await _replay._Run(session, LOG, plan(LOG), lambda _: None, facts.append).run()
+    return await _replay._Run(session, LOG, planned, lambda _: None, facts.append).run()
 
 
 @pytest.fixture(autouse=True)
@@ -157,3 +163,36 @@ async def test_json_has_the_form_of_the_design() -> None:
 async def test_a_device_that_hotplug_never_registers_ends_the_replay_by_name() -> None:
     with pytest.raises(Failure, match=r"hotplug did not register 0004:01:00\.0, 0004:01:00\.1 within"):
         await asyncio.wait_for(run(Services(registers=False)), 5)
+
+
+async def test_a_step_after_a_long_gap_waits_until_what_came_before_is_over() -> None:
+    (step,) = PLAN.steps
+    again = msgspec.structs.replace(PLAN, steps=(step, msgspec.structs.replace(step, after_s=0.0, settled=True)))
+    services = Services(closes_late=True)
+
+    await run(services, planned=again)
+
+    assert len(services.injected) == 2
+    assert services.looks[:2] == [1, 1], "it looked again before it went on"
+
+
+async def test_variants_are_one_document_and_name_what_holds_in_one_of_them_only() -> None:
+    result = await run(Services())
+    returns, gone = (msgspec.structs.replace(result, variant=ending) for ending in Ending)
+    gone = msgspec.structs.replace(gone, planned=(*gone.planned[1:], Planned("it stays down", Source.ASSUMED, 6)))
+
+    document = _replay.as_document((returns, gone))
+
+    assert document["variants"] == ["returns", "gone"]
+    assert [one["variant"] for one in document["devices"]] == ["returns", "returns", "gone", "gone"]
+    assert [(fact["what"], fact["variant"]) for fact in document["facts"] if "variant" in fact] == [
+        (result.planned[0].what, "returns"),
+        ("it stays down", "gone"),
+    ]
+    assert len(document["facts"]) == len(result.planned) + 1, "what holds in both is told once"
+
+
+async def test_a_log_that_leaves_nothing_open_has_a_document_without_variants() -> None:
+    result = await run(Services())
+
+    assert _replay.as_document((result,)) == result.as_json()

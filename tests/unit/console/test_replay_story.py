@@ -55,3 +55,18 @@ def test_the_end_of_a_recovery_names_every_verdict() -> None:
     told = sentence(fact(What.RECOVERY_CLOSED, verdicts={"0004:01:00.1": "kept", "0004:01:00.0": "kept"}))
 
     assert told == "0004:00:00.0: recovery closed: 0004:01:00.0 kept, 0004:01:00.1 kept"
+
+
+@pytest.mark.parametrize(
+    ("told", "sentence_of"),
+    [
+        (fact(What.LEASE_FIRMWARE_ANSWERED, status=0x80), "0004:00:00.0: the firmware is told that all recovered"),
+        (fact(What.LEASE_FIRMWARE_ANSWERED, status=0x81), "0004:00:00.0: the firmware is told of a failure"),
+        (fact(What.QUARANTINE_ENTERED, why="unstable_link", held_by="dpc"), "0004:00:00.0: quarantined: unstable link"),
+        (fact(What.QUARANTINE_LIFTED, by="operator"), "0004:00:00.0: quarantine lifted by operator"),
+        (fact(What.RECOVERY_BROKEN, by="operator", step="link"), "0004:00:00.0: recovery broken by operator"),
+    ],
+    ids=["recovered", "failed", "quarantined", "lifted", "broken"],
+)
+def test_firmware_quarantine_and_breaking_are_told(told: Fact, sentence_of: str) -> None:
+    assert sentence(told) == sentence_of

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from services.console import _kernel_log as kernel_log
-from services.console._replay_plan import plan
-from services.console._verdicts import Fate, holdfast_fate, kernel_fate
+from services.console._replay_plan import plans
+from services.console._verdicts import Fate, holdfast_fate, kernel_fate, kernel_marks
 from shared.pcie import Address, Identity
 from shared.protocol.facts import Fact, What
 from shared.protocol.records import Device, Verdict
@@ -24,8 +24,12 @@ OTHER = Identity(vendor=0x144D, device=0xA824, class_code=0x010802, revision=0, 
 BEGIN = datetime(2024, 11, 22, tzinfo=UTC)
 
 
-def device(generation: int = 1, *, present: bool = True, identity: Identity = CARD) -> Device:
-    return Device(function=FUNCTION, port=PORT, identity=identity, generation=generation, present=present)
+def device(
+    generation: int = 1, *, present: bool = True, identity: Identity = CARD, rebound: tuple[str, ...] = ()
+) -> Device:
+    return Device(
+        function=FUNCTION, port=PORT, identity=identity, generation=generation, present=present, rebound=rebound
+    )
 
 
 def fact(what: What, at_s: float = 0.0, **data: Any) -> Fact:
@@ -51,6 +55,12 @@ def said(verdict: Verdict | None) -> tuple[Fact, ...]:
         (device(), device(present=False), None, Fate.REMOVED),
         (device(), device(2, identity=OTHER), Verdict.REPLACED, Fate.REPLACED),
         (device(), device(2), Verdict.KEPT, Fate.LOST),
+        (device(), device(2, rebound=("L",)), Verdict.REBOUND, Fate.REBOUND),
+        (device(2, rebound=("L",)), device(4, rebound=("L", "M", "N")), Verdict.REBOUND, Fate.REBOUND),
+        (device(), device(3, rebound=("L",)), Verdict.REBOUND, Fate.LOST),
+        (device(2, rebound=("L",)), device(3, rebound=("L",)), Verdict.REBOUND, Fate.LOST),
+        (device(), device(), Verdict.QUARANTINED, Fate.QUARANTINED),
+        (None, None, Verdict.QUARANTINED, Fate.QUARANTINED),
         (device(), device(), Verdict.KEPT, Fate.KEPT),
         (device(), device(), Verdict.REBOUND, Fate.REBOUND),
         (device(), device(), Verdict.FAILED, Fate.FAILED),
@@ -92,7 +102,7 @@ def test_a_device_that_hotplug_removed_after_a_failed_recovery_says_both() -> No
 
 def kernel(path: Path) -> dict[str, tuple[Fate, str]]:
     log = kernel_log.load(path)
-    replay = plan(log)
+    replay = plans(log)[0]
     return {str(function): kernel_fate(log, function, replay.above[function]) for function in replay.functions}
 
 
@@ -121,8 +131,17 @@ def test_scenario_18_a_link_that_never_came_back_is_a_removal() -> None:
     assert kernel(DMESG / "08.txt")["0000:04:00.0"][0] is Fate.REMOVED
 
 
-def test_nested_slots_of_log_07_were_all_lost() -> None:
-    assert {fate for fate, _ in kernel(DMESG / "07.txt").values()} == {Fate.LOST}
+def test_scenario_5_the_nested_slots_of_log_07_were_all_lost_and_what_never_came_back_failed() -> None:
+    fates = {function: fate for function, (fate, _) in kernel(DMESG / "07.txt").items()}
+
+    assert fates.pop("0000:79:00.0") is Fate.FAILED
+    assert list(fates.values()) == [Fate.LOST] * 4
+
+
+def test_a_driver_that_was_bound_anew_is_told_as_that() -> None:
+    _, why = holdfast_fate(FUNCTION, device(), device(2, rebound=("L",)), said(Verdict.REBOUND))
+
+    assert why == "its driver was bound anew once, and nothing else changed"
 
 
 def test_where_the_log_ends_before_the_kernel_decides_its_verdict_is_unknown() -> None:
@@ -134,3 +153,21 @@ def test_a_recovery_without_a_removal_was_kept_or_failed_as_the_kernel_says() ->
     for word, fate in (("successful", Fate.KEPT), ("failed", Fate.FAILED)):
         log = kernel_log.parse(f"{start}pcieport 0000:00:01.0: AER: device recovery {word}\n", "short.log")
         assert kernel_fate(log, FUNCTION, (PORT,))[0] is fate
+
+
+def test_a_quarantined_device_says_which_port_is_held_down_and_why_and_passes_over_who_is_not_there() -> None:
+    facts = (
+        fact(What.RECOVERY_VOTE, function=str(FUNCTION), step="error_detected", vote="none", driver=None),
+        fact(What.QUARANTINE_ENTERED, why="its link does not stay up: 3 times", held_by="link_disable"),
+        *said(Verdict.QUARANTINED),
+    )
+
+    fate, why = holdfast_fate(FUNCTION, device(), device(), facts)
+
+    assert (fate, why) == (Fate.QUARANTINED, f"{PORT} is held down: its link does not stay up: 3 times")
+
+
+def test_what_the_kernel_did_is_drawn_from_the_failure_on_that_the_last_recovery_is_about() -> None:
+    """Log 15: the second link down was at 140.167, the failed recovery that follows it ended at 141.651."""
+    assert kernel_marks(kernel_log.load(DMESG / "15.txt")) == ((1.484, "recovery failed"),)
+    assert kernel_marks(kernel_log.load(DATA / "03.txt"))[0] == (4.189, "Link Down")

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-deploy check format constraints clean setup
+.PHONY: run test test-deploy campaign check format constraints clean setup
 
 run: $(VENV)/.run
 	$(BIN)/holdfast demo
@@ -12,6 +12,10 @@ run: $(VENV)/.run
 # together; and those with fleets come first, so that neither worker is left with a long file at the end.
 test: check
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+# The long combinations that `make test` leaves out: before a release.
+campaign: setup
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m campaign
 
 # Builds the image and runs both compose files with real containers; skips where there is no engine.
 test-deploy: setup

@@ -9,7 +9,7 @@ import msgspec
 
 from shared.pcie import Address, Capabilities, ConfigSpace, Function, Identity, Topology
 from shared.pcie import registers as r
-from shared.protocol import Message, decode, encode, fabric
+from shared.protocol import Message, Reason, Refused, decode, encode, fabric
 from shared.protocol.facts import Fact, What
 from shared.protocol.requests import Accepted, Recover
 from shared.runtime import (
@@ -30,6 +30,8 @@ NVME, NVME_1 = Address.parse("0000:01:00.0"), Address.parse("0000:01:00.1")
 UPSTREAM = Address.parse("0000:06:00.0")
 DOWN_0, DOWN_1 = Address.parse("0000:07:00.0"), Address.parse("0000:07:01.0")
 GPU_0, GPU_1 = Address.parse("0000:08:00.0"), Address.parse("0000:09:00.0")
+COLLECTOR = Address.parse("0000:00:1e.0")
+INTEGRATED, INTEGRATED_3 = Address.parse("0000:00:1f.0"), Address.parse("0000:00:1f.3")
 _SLOT = r.SlotCapabilities.HOTPLUG_CAPABLE | r.SlotCapabilities.HOTPLUG_SURPRISE
 
 
@@ -41,6 +43,7 @@ def function(
     last: int = 0,
     *,
     dpc: bool = True,
+    associated: tuple[Address, ...] = (),
 ) -> Function:
     return Function(
         address=address,
@@ -52,6 +55,7 @@ def function(
         subordinate=last,
         slot=_SLOT if kind.is_downstream_port else None,
         link_active_reporting=kind.is_downstream_port,
+        associated=associated,
     )
 
 
@@ -59,6 +63,9 @@ TOPOLOGY = Topology(
     (
         function(ROOT, r.DeviceType.ROOT_PORT, None, 1, 1),
         function(SWITCH_ROOT, r.DeviceType.ROOT_PORT, None, 6, 9),
+        function(COLLECTOR, r.DeviceType.ROOT_COMPLEX_EVENT_COLLECTOR, associated=(INTEGRATED,)),
+        function(INTEGRATED, r.DeviceType.ROOT_COMPLEX_ENDPOINT),
+        function(INTEGRATED_3, r.DeviceType.ROOT_COMPLEX_ENDPOINT),
         function(NVME, r.DeviceType.ENDPOINT, ROOT),
         function(NVME_1, r.DeviceType.ENDPOINT, ROOT),
         function(UPSTREAM, r.DeviceType.UPSTREAM_PORT, SWITCH_ROOT, 7, 9),
@@ -99,9 +106,13 @@ class Bench:
         self.without_fabric = False
         self.leases: tuple[fabric.Lease, ...] = ()
         self.retired: tuple[fabric.RetiredLease, ...] = ()
+        self.quarantines: tuple[fabric.Quarantine, ...] = ()
+        self.edr: tuple[Address, ...] = ()
+        self.reads: list[fabric.Operation] = []
         self.recovers: list[Recover] = []
         self.replies: list[Message | Exception] = []  # of the coordinator, in order; then Accepted
         self.acknowledged: list[tuple[Address, int, int]] = []
+        self.refuses_acknowledgement = False
         self.after_acknowledge: Callable[[], None] | None = None
         self.facts: list[Fact] = []
         self.reconnects = 0
@@ -162,12 +173,17 @@ class Bench:
         if self.without_fabric:
             raise Unanswered
         if isinstance(message, fabric.Read):
+            self.reads.extend(message.operations)
             return fabric.Values(values=tuple(self._read(each) for each in message.operations))
         if isinstance(message, fabric.Leases):
-            return fabric.LeaseList(leases=self.leases, retired=self.retired)
+            return fabric.LeaseList(
+                leases=self.leases, retired=self.retired, quarantines=self.quarantines, edr=self.edr
+            )
         if isinstance(message, fabric.AskTopology):
             return fabric.TopologyReply(topology=self.topology)
         assert isinstance(message, fabric.Acknowledge), subject
+        if self.refuses_acknowledgement:
+            return Refused(reason=Reason.POLICY, message="not for aer to clear (now)")
         for each in message.operations:
             self.acknowledged.append((each.function, each.offset, each.value))
             self.spaces[each.function].write(each.offset, each.width, each.value)
@@ -192,7 +208,7 @@ def _space(each: Function) -> ConfigSpace:
     if each.kind.is_downstream_port:
         space.set(EXPRESS + r.SLOT_STATUS.offset, 2, r.SlotStatus.PRESENCE)
         space.set(EXPRESS + r.LINK_STATUS.offset, 2, r.LinkStatus.LINK_ACTIVE)
-    for register in r.AER_ROOT if each.kind is r.DeviceType.ROOT_PORT else r.AER:
+    for register in r.AER_ROOT if each.kind.receives_errors else r.AER:
         value = r.UNCORRECTABLE_FATAL_DEFAULT if register is r.UNCORRECTABLE_SEVERITY else 0
         space.place(register, value, AER)
     if each.capabilities.dpc:

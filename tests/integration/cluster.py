@@ -234,12 +234,11 @@ def other(coordinator: str) -> str:
     return next(name for name in COORDINATORS if name != coordinator)
 
 
-async def contained(bench: Bench, port: int, *, delay_s: float = 1.0) -> str:
-    """Have DPC contain a port whose driver is slow, wait until its recovery calls the driver; return the lease."""
+async def contained(bench: Bench, port: int) -> str:
+    """Have DPC contain a port whose driver hangs, wait until its recovery calls the driver; return the lease."""
     since = bench.mark()
     address = f"00:{port:02x}.0"
-    delay = {"error_detected": delay_s}
-    await bench.inject("driver", f"{port:02x}:00.0", driver={"name": "nvme", "delay_s": delay})
+    await bench.hang(f"{port:02x}:00.0", "error_detected")
     await bench.inject("dpc", address, reason="uncorrectable")
     started = await bench.wait_fact(What.RECOVERY_STARTED, address, since=since)
 
@@ -253,6 +252,13 @@ async def contained(bench: Bench, port: int, *, delay_s: float = 1.0) -> str:
 
 
 async def kept(bench: Bench, port: int, lease: str) -> None:
+    """Let the driver answer, as soon as there is a bus; wait until the recovery is over, and has kept the device."""
+
+    async def answered() -> bool:
+        await bench.answer(f"{port:02x}:00.0")
+        return True
+
+    await bench.eventually(answered, "the driver answers")
     record = await bench.closed(f"00:{port:02x}.0", lease, timeout_s=PATIENCE_S)
     assert verdicts(record) == {f"0000:{port:02x}:00.0": "kept"}
 

@@ -37,8 +37,19 @@ async def fleet(tmp_path: Path) -> AsyncIterator[StartFleet]:
 async def bench(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Bench]:
     """One fleet for all tests that each keep to a port of `bench.toml`."""
     directory = tmp_path_factory.mktemp("bench")
-    options = {"environment": {"HOLDFAST_DRIVER_S": "3", "HOLDFAST_BUTTON_S": "1"}}
+    # Patient with a driver and a link that a test holds back, and with a test that is slow to say why a link is down.
+    patient = {"HOLDFAST_DRIVER_S": "30", "HOLDFAST_LINK_S": "2", "HOLDFAST_VENDOR_ID_S": "10"}
+    graces = {"HOLDFAST_REMOVAL_GRACE_S": "0.3", "HOLDFAST_BUTTON_S": "2"}
+    options = {"environment": {**patient, **graces}}
     async with start((TOPOLOGIES / "bench.toml").read_text(), directory, **options) as running:
+        yield running
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def switch(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Bench]:
+    """One fleet for all tests of the slots below a switch."""
+    text = (TOPOLOGIES / "switch.toml").read_text()
+    async with start(text, tmp_path_factory.mktemp("switch"), environment={"HOLDFAST_OWNER_S": "2"}) as running:
         yield running
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 
 # A service that states a fact at its start and one at its end. What it is to do wrong stands in its environment.
 PROGRAM = """

@@ -1,5 +1,7 @@
 """One checker per promise, over the facts and registers of a run: outside the code under test, and used by every test.
 
+Those over facts alone are shared with `holdfast scenario`.
+
 `async with keeps(bench, port, …)` asserts P1, P2, P3 and P6 over whatever happens inside.
 """
 
@@ -7,114 +9,33 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from typing import Any
 
+from services.console import _scenario_promises as _promises
 from shared.pcie import Address, Function, Topology
 from shared.pcie import registers as reg
-from shared.protocol.fabric import Verb
 from shared.protocol.facts import Fact, What
 from shared.protocol.records import Device, Recovery
 from tests.integration.fleet import Bench
 
-_WRITES = {Verb.WRITE.value, Verb.MODIFY.value}
-
-
-def _resets(function: Function, operation: dict[str, Any]) -> bool:
-    """Tell whether a write, as the fact reports it, sets a reset bit (P1). Spelled out here once more, on purpose."""
-    offset: int = operation["offset"]
-    value: int | None = operation["value"]
-    caps = function.capabilities
-    if value is None:
-        return False
-    flags = int(value)
-    if function.kind.is_bridge and offset == reg.BRIDGE_CONTROL.offset:
-        return flags & int(reg.BridgeControl.SECONDARY_BUS_RESET) != 0
-    if not function.is_port:
-        return False
-    if offset == caps.express + reg.LINK_CONTROL.offset:
-        return bool(flags & reg.LinkControl.LINK_DISABLE)
-    if caps.dpc and offset == caps.dpc + reg.DPC_CONTROL.offset:
-        return bool(flags & reg.DpcControl.SOFTWARE_TRIGGER)
-    if caps.dpc and offset == caps.dpc + reg.DPC_STATUS.offset:
-        return bool(flags & reg.DpcStatus.TRIGGER)
-    return False
-
 
 def p1_mask_before_reset(facts: Iterable[Fact], topology: Topology) -> int:
     """Assert P1 over every write that the fabric executed; return how many reset bits were written."""
-    live: dict[str, Address] = {}
-    masked: dict[str, set[str]] = {}
-    resets = 0
-    for fact in facts:
-        lease = fact.lease or ""
-        if fact.what is What.LEASE_OPENED:
-            live[lease] = fact.port
-        elif fact.what in {What.LEASE_CLOSED, What.LEASE_ABSORBED}:
-            live.pop(lease, None)
-        elif fact.what is What.LEASE_MASKED:
-            masked.setdefault(lease, set()).update(slot["port"] for slot in fact.data["slots"] if slot["reached"])
-        elif fact.what is What.LEASE_EXECUTED:
-            for operation in fact.data["operations"]:
-                function = topology.find(Address.parse(operation["function"]))
-                if operation["verb"] not in _WRITES or function is None or not _resets(function, operation):
-                    continue
-                resets += 1
-                assert lease in live, f"P1: {function.address} was reset without a live lease: {fact}"
-                domain = {one.address for one in topology.domain(live[lease])}
-                assert function.address in domain, f"P1: {function.address} is outside of {lease}"
-                if function.hotplug_capable:
-                    assert str(function.address) in masked.get(lease, set()) | set(fact.data["masked"]), (
-                        f"P1: {function.address} was not masked"
-                    )
-    return resets
+    story = tuple(facts)
+    broken = _promises.p1_mask_before_reset(story, topology)
+    assert not broken, broken
+    return len(_promises.reset_bits(story, topology))
 
 
-def p2_closed_in_order(facts: Iterable[Fact]) -> None:
-    """Assert over every close that it came after `resume`, and restored exactly what open had saved (DESIGN 4).
-
-    Over a latch that is left, or after it was cleared and seen to stay clear: never over one that came in between.
-    In the order in which they were stated: each service stores its own, and late if its server has died.
-    """
-    saved: dict[str, dict[str, int]] = {}
-    unmasked: dict[str, dict[str, dict[str, Any]]] = {}
-    for fact in sorted(facts, key=lambda fact: fact.at):
-        lease = fact.lease or ""
-        if fact.what is What.LEASE_MASKED:
-            slots = {slot["port"]: slot["saved_enables"] for slot in fact.data["slots"]}
-            saved[lease] = slots | saved.get(lease, {})
-        elif fact.what is What.LEASE_UNMASKED:
-            unmasked.setdefault(lease, {})[str(fact.port)] = fact.data
-            if fact.data["verdict"] == "restore":
-                assert fact.data["latched"] == 0, f"P2: an enable was restored over a latch: {fact}"
-        elif fact.what is What.LEASE_CLOSED and lease in saved:
-            closed = unmasked.get(lease, {})
-            assert closed.keys() == saved[lease].keys(), f"P2: {lease} closed {closed.keys()}, masked {saved[lease]}"
-            for port, about in closed.items():
-                assert about["enables"] in {saved[lease][port], None}, f"P2: {port} has not what was found: {about}"
-        elif fact.what is What.RECOVERY_STEP and fact.data["step"] == "resume":
-            assert lease not in unmasked, f"P2: {lease} was unmasked before its drivers resumed"
+def p2_closed_in_order(facts: Iterable[Fact], topology: Topology) -> None:
+    """Assert over every close that it came after `resume`, and restored exactly what open had saved (DESIGN 4)."""
+    broken = _promises.p2_closed_in_order(facts, topology)
+    assert not broken, broken
 
 
 def p6_one_owner(facts: Iterable[Fact], topology: Topology) -> None:
     """Assert that no two recoveries covered one another at the same time: the one above absorbs, or waits."""
-    story = tuple(facts)
-    absorbed = {(fact.lease, fact.data["heir"]) for fact in story if fact.what is What.LEASE_ABSORBED}
-    live: dict[str, Address] = {}
-    for fact in story:
-        lease = fact.lease or ""
-        if fact.what is What.LEASE_OPENED and fact.data["rank"] == "recovery":
-            for name, port in live.items():
-                overlaps = name != lease and _overlap(port, fact.port, topology)
-                assert not overlaps or (name, lease) in absorbed, f"P6: {lease} on {fact.port} beside {name} on {port}"
-            live[lease] = fact.port
-        elif fact.what in {What.LEASE_CLOSED, What.LEASE_ABSORBED}:
-            live.pop(lease, None)
-
-
-def _overlap(one: Address, other: Address, topology: Topology) -> bool:
-    """Tell whether the domains of two ports share a function."""
-    domains = ({function.address for function in topology.domain(port)} for port in (one, other))
-    return not set.isdisjoint(*domains)
+    broken = _promises.p6_one_owner(facts, topology)
+    assert not broken, broken
 
 
 async def enables(bench: Bench, ports: Iterable[Address]) -> dict[str, int | None]:
@@ -143,7 +64,7 @@ async def promises(bench: Bench) -> AsyncIterator[None]:
     yield
     facts = bench.facts(since=since)
     p1_mask_before_reset(facts, topology)
-    p2_closed_in_order(facts)
+    p2_closed_in_order(facts, topology)
     p6_one_owner(facts, topology)
 
 
@@ -164,7 +85,7 @@ async def keeps(bench: Bench, port: str, *, but: Iterable[str] = (), resets: boo
     facts = bench.facts(since=since)
     written = p1_mask_before_reset(facts, topology)
     assert resets is None or bool(written) is resets, f"{written} reset bits were written"
-    p2_closed_in_order(facts)
+    p2_closed_in_order(facts, topology)
     p6_one_owner(facts, topology)
     after = await bench.registry()
     for function in behind:

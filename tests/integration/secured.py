@@ -20,9 +20,9 @@ from services.console._process import Process
 from shared.protocol import permissions
 from shared.runtime import public_key
 
-START_S: Final = 20.0
+START_S: Final = 60.0
 STOP_S: Final = 10.0
-_MESSAGE_S: Final = 5
+_MESSAGE_S: Final = 20
 _VIOLATION: Final = "permissions violation"
 
 

@@ -10,11 +10,11 @@ from shared.protocol import subjects
 from shared.protocol.facts import Fact, What
 from shared.protocol.records import Recovery
 from shared.protocol.requests import SlotReply, SlotReport, SlotRequest
-from tests.integration.fleet import Bench
+from tests.integration.fleet import FACT_S, Bench
 from tests.integration.promises import quiet
 
 SETTLE_S: Final = 0.3  # for a second fact that must not come
-HELD_S: Final = 0.6  # how long a recovery is held in a phase, so that something may happen in it
+NEVER_S: Final = 1000.0  # longer than any test
 PHASES: Final = ("error_detected", "link", "ready", "slot_reset", "resume")  # as the journal calls them
 
 
@@ -33,8 +33,17 @@ async def until(bench: Bench, port: str, state: str) -> None:
     async def look() -> bool | None:
         return (await state_of(bench, port)).state == state or None
 
-    await bench.eventually(look, f"slot of {port} {state}", 15)
+    await bench.eventually(look, f"slot of {port} {state}", FACT_S)
     await quiet(bench, port)
+
+
+async def becomes(bench: Bench, port: str, state: str, since: int) -> None:
+    """Wait until a slot has come to a state since; it may have gone on."""
+
+    async def look() -> bool | None:
+        return state in {fact.data["to"] for fact in bench.facts(What.SLOT_STATE, port, since)} or None
+
+    await bench.eventually(look, f"slot of {port} {state}")
 
 
 async def once(bench: Bench, what: What, function: str, since: int) -> Fact:
@@ -69,19 +78,26 @@ def after_close(bench: Bench, fact: Fact, lease: str) -> bool:
     return story.index(fact) > closed
 
 
-async def hold_in(bench: Bench, port: str, function: str, phase: str, held_s: float = HELD_S) -> None:
-    """Have the next recovery of `port` last in `phase`: the driver is slow, the link trains long, the card is slow."""
+async def hold_in(bench: Bench, port: str, function: str, phase: str) -> None:
+    """Have the next recovery of `port` stay in `phase` until `let_go`: the driver, the link or the card hangs."""
     if phase == "link":
-        await bench.inject("stuck_training", port, for_s=held_s)
+        await bench.inject("stuck_training", port)
     elif phase == "ready":
-        await bench.inject("slow_ready", port, for_s=held_s)
+        await bench.inject("slow_ready", port, for_s=NEVER_S)
     else:
-        await bench.inject("driver", function, driver={"name": "nvme", "delay_s": {phase: held_s}})
+        await bench.hang(function, phase)
 
 
-async def contained_in(bench: Bench, port: str, function: str, phase: str, held_s: float = HELD_S) -> str:
+async def let_go(bench: Bench, port: str, function: str) -> None:
+    """End what `hold_in` has begun."""
+    await bench.inject("link_up", port)
+    await bench.inject("slow_ready", port)
+    await bench.answer(function)
+
+
+async def contained_in(bench: Bench, port: str, function: str, phase: str) -> str:
     """Contain `port`, and return the lease of its recovery when that has come to `phase`, where it is held."""
-    await hold_in(bench, port, function, phase, held_s)
+    await hold_in(bench, port, function, phase)
     since = bench.mark()
     await bench.inject("dpc", port, reason="uncorrectable")
 
@@ -93,8 +109,6 @@ async def contained_in(bench: Bench, port: str, function: str, phase: str, held_
 
 
 async def closed_after(bench: Bench, port: str, function: str, lease: str) -> Recovery:
-    """Wait until the recovery is over, and let whoever was slow be as quick as before."""
-    record = await bench.closed(port, lease, timeout_s=20)
-    await bench.inject("slow_ready", port)
-    await bench.inject("driver", function, driver={"name": "nvme", "delay_s": 0.0})
-    return record
+    """Let the recovery go on that was held, and wait until it is over."""
+    await let_go(bench, port, function)
+    return await bench.closed(port, lease)

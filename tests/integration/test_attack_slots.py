@@ -11,6 +11,7 @@ from shared.protocol import subjects
 from shared.protocol.facts import Interrupt, What
 from shared.protocol.requests import SlotReply, SlotReport, SlotRequest
 from tests.integration.attack import lose_hints, pending
+from tests.integration.campaign import some_of
 from tests.integration.fleet import Bench
 from tests.integration.promises import keeps, promises, quiet
 
@@ -27,12 +28,12 @@ def bench(attacked: Bench) -> Bench:
 
 
 async def removed(bench: Bench, port: str, since: int) -> None:
-    await bench.wait_fact(What.DEVICE_REMOVED, since=since, timeout_s=15)
+    await bench.wait_fact(What.DEVICE_REMOVED, since=since)
     await quiet(bench, port)
 
 
 async def added(bench: Bench, port: str, since: int) -> None:
-    await bench.wait_fact(What.DEVICE_ADDED, since=since, timeout_s=15)
+    await bench.wait_fact(What.DEVICE_ADDED, since=since)
     await quiet(bench, port)
 
 
@@ -124,7 +125,7 @@ async def test_p4_p8_presence_that_is_seen_late_is_still_a_removal(bench: Bench)
     assert count(bench, What.DEVICE_REMOVED, "0000:06:00.0", since) == 1
 
 
-@pytest.mark.parametrize("for_s", [0.02, 0.09, 0.3])
+@pytest.mark.parametrize("for_s", some_of((0.02, 0.09, 0.3), 0, 2))
 async def test_p3_a_link_that_flaps_is_no_removal(bench: Bench, for_s: float) -> None:
     for port in ("00:02.0", "00:06.0"):
         since = bench.mark()
@@ -148,7 +149,7 @@ async def test_p4_a_switch_card_with_slots_of_its_own_is_pulled_and_seated_once(
         async def all_there() -> bool | None:
             return all([await present(bench, one) == before[one] + 1 for one in behind]) or None
 
-        await bench.eventually(all_there, "all of the switch card", 20)
+        await bench.eventually(all_there, "all of the switch card")
         for slot in ("11:00.0", "11:01.0"):
             await bench.wait_fact(What.SLOT_RECONCILED, slot, since=since)
         await quiet(bench, "00:03.0")
@@ -179,7 +180,7 @@ async def test_p4_two_cards_pulled_at_once_below_one_switch_are_two_removals_and
             async def gone(function: str = function) -> bool | None:
                 return await present(bench, function) is None or None
 
-            await bench.eventually(gone, f"{function} removed", 15)
+            await bench.eventually(gone, f"{function} removed")
         await quiet(bench, "00:03.0")
         for slot in cards:
             assert not await pending(bench, slot)
@@ -191,7 +192,7 @@ async def test_p4_two_cards_pulled_at_once_below_one_switch_are_two_removals_and
             async def back(function: str = function) -> bool | None:
                 return await present(bench, function) is not None or None
 
-            await bench.eventually(back, f"{function} added", 15)
+            await bench.eventually(back, f"{function} added")
         await quiet(bench, "00:03.0")
     for what in (What.DEVICE_REMOVED, What.DEVICE_ADDED):
         told = sorted(str(fact.data["function"]) for fact in bench.facts(what, since=since))
@@ -216,7 +217,9 @@ async def test_p4_p10_a_removal_without_aer_is_deferred_and_reported_and_acted_o
     await added(bench, "00:02.0", since)
 
 
-@pytest.mark.parametrize("at", [What.SLOT_DEFERRED, What.LEASE_OPENED, What.LINK_DOWN, What.DEVICE_REMOVED])
+@pytest.mark.parametrize(
+    "at", some_of((What.SLOT_DEFERRED, What.LEASE_OPENED, What.LINK_DOWN, What.DEVICE_REMOVED), 0, 2)
+)
 async def test_p4_hotplug_killed_during_a_removal_removes_once(bench: Bench, at: What) -> None:
     before = await present(bench, "0000:02:00.0") or 0
     since = bench.mark()
@@ -229,7 +232,7 @@ async def test_p4_hotplug_killed_during_a_removal_removes_once(bench: Bench, at:
         async def gone() -> bool | None:
             return await present(bench, "0000:02:00.0") is None or None
 
-        await bench.eventually(gone, "removed", 15)
+        await bench.eventually(gone, "removed")
         await quiet(bench, "00:02.0")
         await asyncio.sleep(SETTLE_S)
         assert count(bench, What.DEVICE_REMOVED, "0000:02:00.0", since) <= 1
@@ -238,7 +241,7 @@ async def test_p4_hotplug_killed_during_a_removal_removes_once(bench: Bench, at:
     assert await present(bench, "0000:02:00.0") == before + 1
 
 
-@pytest.mark.parametrize("after_s", [0.02, 0.15, 0.25, 0.4])
+@pytest.mark.parametrize("after_s", some_of((0.02, 0.15, 0.25, 0.4), 0, 2))
 async def test_p4_hotplug_killed_during_a_bring_up_registers_one_generation(bench: Bench, after_s: float) -> None:
     before = await present(bench, "0000:02:00.0") or 0
     since = bench.mark()
@@ -255,7 +258,7 @@ async def test_p4_hotplug_killed_during_a_bring_up_registers_one_generation(benc
         async def seated() -> bool | None:
             return await present(bench, "0000:02:00.0") is not None or None
 
-        await bench.eventually(seated, "registered", 15)
+        await bench.eventually(seated, "registered")
         await quiet(bench, "00:02.0")
         await asyncio.sleep(SETTLE_S)
     assert await present(bench, "0000:02:00.0") == before + 1

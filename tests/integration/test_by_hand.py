@@ -178,32 +178,33 @@ async def holding(bench: Bench, lease: str) -> bool | None:
 
 
 async def test_p9_an_unsolicited_vote_during_a_recovery_counts_for_nothing(bench: Bench) -> None:
-    await bench.inject("driver", str(DRIVE), driver={"name": "nvme", "delay_s": {"error_detected": 0.5}})
+    await bench.hang(DRIVE, "error_detected")
     before = await everything(bench)
     async with Stranger(bench.fleet.url) as stranger:
         since = bench.mark()
         await bench.inject("dpc", PORT, reason="uncorrectable")
         started = await bench.wait_fact(What.RECOVERY_STARTED, PORT, since=since)
         await lie(stranger, bench, started.lease)
+        await bench.answer(DRIVE)
         record = await bench.closed(PORT, started.lease)
     assert {step: votes[str(DRIVE)] for step, votes in record.told.items()}["error_detected"] == "need_reset"
     assert verdicts(record) == {str(DRIVE): "kept"}
     await quiet(bench, str(PORT))
     after = await everything(bench)
     assert {name: after[name] for name in HARDWARE} == {name: before[name] for name in HARDWARE}
-    await bench.inject("driver", str(DRIVE), driver={"name": "nvme"})
 
 
 async def test_p9_a_forged_end_of_a_recovery_does_not_end_the_command_that_waits_for_it(bench: Bench) -> None:
     """The record says when it is closed, and how; the fact only wakes."""
-    await bench.inject("driver", str(DRIVE), driver={"name": "nvme", "delay_s": {"reset_prepare": 1.0}})
+    await bench.hang(DRIVE, "reset_prepare")
     async with Stranger(bench.fleet.url) as stranger:
         since = bench.mark()
         resetting = await Cli(bench).start("reset", str(DRIVE), "--method", "flr")
         started = await bench.wait_fact(What.RECOVERY_STARTED, PORT, since=since)
         await lie(stranger, bench, started.lease)
+        assert resetting.returncode is None
+        await bench.answer(DRIVE)
         code, _, err = await ended(resetting)
     assert code == 0, err
     assert f"{DRIVE} kept" in err
     await bench.closed(PORT, started.lease)
-    await bench.inject("driver", str(DRIVE), driver={"name": "nvme"})

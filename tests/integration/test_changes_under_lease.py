@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from typing import Final
 
 import pytest
 
 from shared.pcie import Address
+from shared.pcie.registers import COMMAND, Command
 from shared.protocol import Reason, Refused, subjects
 from shared.protocol.facts import What
 from shared.protocol.requests import SlotReply, SlotReport, SlotRequest
+from tests.integration.campaign import some_of
 from tests.integration.fleet import Bench
 from tests.integration.promises import config, keeps, promises, quiet, verdicts
 from tests.integration.slots import (
-    HELD_S,
+    NEVER_S,
     PHASES,
+    SETTLE_S,
     after_close,
+    becomes,
     closed_after,
     contained_in,
     of,
@@ -30,7 +35,7 @@ PORT: Final = "00:0f.0"
 CARD: Final = "0000:0f:00.0"
 FULL: Final = "00:10.0"  # a slot with everything
 IN_FULL: Final = "0000:10:00.0"
-FAULT_S: Final = 3.0  # longer than the recovery that it happens in
+BUTTON_S: Final = 2.0  # the grace of the bench
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -38,7 +43,18 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 # --- The card ---
 
 
-@pytest.mark.parametrize("phase", PHASES)
+async def answers(bench: Bench, phase: str) -> None:
+    """Wait until the card that was seated answers, in a phase in which the port lets it: it is not set up."""
+
+    async def seated() -> bool | None:
+        command = await bench.read(CARD, COMMAND)
+        return (command is not None and not command & Command.MEMORY_SPACE) or None
+
+    if phase in {"slot_reset", "resume"}:
+        await bench.eventually(seated, f"a card that is not set up behind {PORT}")
+
+
+@pytest.mark.parametrize("phase", some_of(PHASES, 0, 1, 3))
 async def test_p4_p8_a_removal_in_each_phase_is_acted_on_once_after_it_and_not_waited_for(
     bench: Bench, phase: str
 ) -> None:
@@ -55,12 +71,13 @@ async def test_p4_p8_a_removal_in_each_phase_is_acted_on_once_after_it_and_not_w
     await once(bench, What.DEVICE_ADDED, CARD, since)
 
 
-@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("phase", some_of(PHASES, 0, 2, 4))
 async def test_p4_a_swap_in_each_phase_is_a_removal_and_an_insertion_after_it(bench: Bench, phase: str) -> None:
     since, serial = bench.mark(), f"00-00-00-00-00-00-0f-{PHASES.index(phase):02}"
     async with promises(bench):
         lease = await contained_in(bench, PORT, CARD, phase)
         await bench.inject("swap", PORT, card={"0": {"serial": serial}})
+        await answers(bench, phase)
         record = await closed_after(bench, PORT, CARD, lease)
         assert verdicts(record) == {CARD: "replaced"}
         added = await once(bench, What.DEVICE_ADDED, CARD, since)
@@ -71,7 +88,7 @@ async def test_p4_a_swap_in_each_phase_is_a_removal_and_an_insertion_after_it(be
     assert (await bench.registry())[CARD].identity.serial == int(serial.replace("-", ""), 16)
 
 
-@pytest.mark.parametrize("phase", PHASES[:3])
+@pytest.mark.parametrize("phase", some_of(PHASES[:3], 0, 2))
 async def test_p4_the_same_card_out_and_in_again_before_it_is_restored_counts_as_unchanged(
     bench: Bench, phase: str
 ) -> None:
@@ -92,6 +109,7 @@ async def test_p4_the_same_card_out_and_in_again_after_it_was_restored_is_set_up
     async with promises(bench):
         lease = await contained_in(bench, PORT, CARD, phase)
         await bench.inject("swap", PORT)
+        await answers(bench, phase)
         record = await closed_after(bench, PORT, CARD, lease)
         assert verdicts(record) == {CARD: "failed"}
         assert after_close(bench, await once(bench, What.DEVICE_REMOVED, CARD, since), lease)
@@ -106,11 +124,11 @@ async def test_p4_the_same_card_out_and_in_again_after_it_was_restored_is_set_up
 async def power(bench: Bench, port: str, *, on: bool) -> SlotReport | Refused:
     """Ask hotplug to switch a slot on or off."""
     subject = subjects.slot(bench.host, Address.parse(port), "power_on" if on else "power_off")
-    reply: SlotReport | Refused = await bench.request(subject, SlotRequest(), SlotReply, timeout_s=10)
+    reply: SlotReport | Refused = await bench.request(subject, SlotRequest(), SlotReply)
     return reply
 
 
-@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("phase", some_of(PHASES, 0, 4))
 async def test_p4_button_latch_and_power_fault_in_each_phase_are_acted_on_once_after_it_and_power_off_is_refused(
     bench: Bench, phase: str
 ) -> None:
@@ -145,8 +163,13 @@ async def test_p4_a_button_cancelled_during_a_recovery_cancels_though_its_grace_
     since = bench.mark()
     async with keeps(bench, FULL):
         await bench.inject("button", FULL)
-        await until(bench, FULL, "blinking_off")
-        lease = await contained_in(bench, FULL, IN_FULL, "error_detected", 2.0)  # the bench's grace is 1 s
+        await becomes(bench, FULL, "blinking_off", since)
+        bench.kill("hotplug", signal.SIGSTOP)  # or the grace might end before the containment
+        try:
+            lease = await contained_in(bench, FULL, IN_FULL, "error_detected")
+        finally:
+            bench.kill("hotplug", signal.SIGCONT)
+        await asyncio.sleep(BUTTON_S)
         await bench.inject("button", FULL)
         await closed_after(bench, FULL, IN_FULL, lease)
         await until(bench, FULL, "on")
@@ -157,18 +180,18 @@ async def test_p4_a_power_fault_that_lasts_through_a_recovery_switches_off_once_
     since = bench.mark()
     async with promises(bench):
         lease = await contained_in(bench, FULL, IN_FULL, "slot_reset")
-        over = asyncio.get_running_loop().time() + FAULT_S
-        await bench.inject("power_fault", FULL, for_s=FAULT_S)
+        await bench.inject("power_fault", FULL, for_s=NEVER_S)
         await closed_after(bench, FULL, IN_FULL, lease)
         await until(bench, FULL, "off")
         assert after_close(bench, await once(bench, What.DEVICE_REMOVED, IN_FULL, since), lease)
         await bench.wait_fact(What.SLOT_POWER_FAULT, FULL, since=since)
-        await bench.inject("button", FULL, after_s=max(0.0, over - asyncio.get_running_loop().time()))
+        await bench.inject("power_fault", FULL)  # the last one
+        await bench.inject("button", FULL)
         await until(bench, FULL, "on")
 
 
 async def test_p5_a_power_off_that_recovery_absorbed_is_parked_and_done_once_after_it(bench: Bench) -> None:
-    await bench.inject("driver", CARD, driver={"name": "nvme", "delay_s": {"unbind": HELD_S}})
+    await bench.hang(CARD, "unbind")
     since = bench.mark()
     async with promises(bench):
         assert isinstance(await power(bench, PORT, on=False), SlotReport)
@@ -178,7 +201,7 @@ async def test_p5_a_power_off_that_recovery_absorbed_is_parked_and_done_once_aft
         await closed_after(bench, PORT, CARD, heir)
         await until(bench, PORT, "off")
         assert after_close(bench, await once(bench, What.DEVICE_REMOVED, CARD, since), heir)
-        await asyncio.sleep(HELD_S)
+        await asyncio.sleep(SETTLE_S)
         await quiet(bench, PORT)
         assert (await state_of(bench, PORT)).state == "off"
         assert isinstance(await power(bench, PORT, on=True), SlotReport)

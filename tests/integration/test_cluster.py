@@ -35,7 +35,7 @@ async def test_p6_two_hosts_are_shared_by_two_coordinators_and_recover_at_the_sa
     assert [await cluster.owner(host) for host in HOSTS] == list(COORDINATORS)
     east, west = (cluster.benches[host] for host in HOSTS)
     async with keeps(east, "00:01.0", resets=True), keeps(west, "00:01.0", resets=True):
-        leases = await asyncio.gather(contained(east, 1, delay_s=3.0), contained(west, 1, delay_s=3.0))
+        leases = await asyncio.gather(contained(east, 1), contained(west, 1))
         for bench, lease in zip((east, west), leases, strict=True):
             assert [one.id for one in (await bench.leases()).leases] == [lease]
         for bench, lease in zip((east, west), leases, strict=True):

@@ -104,12 +104,14 @@ async def test_power_goes_off_and_on_again(bench: Bench) -> None:
     assert await generation(bench) == before + 1
 
 
+@pytest.mark.campaign  # as `up` below, which is all of that and more
 async def test_nothing_is_left_running(tmp_path: Path) -> None:
     async with start(TOPOLOGY, tmp_path) as other:
         pids = [process.pid for process in other.fleet.processes.values()]
     assert not [pid for pid in pids if psutil.pid_exists(pid)]
 
 
+@pytest.mark.campaign  # test_bad_files has another
 async def test_up_reports_a_malformed_topology_as_a_usage_error(tmp_path: Path) -> None:
     bad = tmp_path / "bad.toml"
     bad.write_text('[[function]]\naddress = "nowhere"\nkind = "root_port"\nvendor = 1\ndevice = 2\n')

@@ -14,7 +14,6 @@ from tests.integration.slots import after_close, closed_after, contained_in, onc
 
 PORT: Final = "00:11.0"
 CARD: Final = "0000:11:00.0"
-ABSENT_S: Final = 1.8  # longer than presence is late, so that the slot shows no card in between
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -22,7 +21,13 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 async def test_p3_a_presence_change_after_the_lease_has_consumed_the_link_change_is_no_removal(bench: Bench) -> None:
     since = bench.mark()
     async with keeps(bench, PORT, resets=True):
-        lease = await contained_in(bench, PORT, CARD, "error_detected", ABSENT_S)
+        lease = await contained_in(bench, PORT, CARD, "error_detected")
+
+        async def absent() -> bool | None:
+            status = await bench.slot_status(PORT)
+            return (status is not None and not status & SlotStatus.PRESENCE) or None
+
+        await bench.eventually(absent, f"no presence at {PORT}, late as it is")
         assert verdicts(await closed_after(bench, PORT, CARD, lease)) == {CARD: "kept"}
 
         async def ignored() -> bool | None:

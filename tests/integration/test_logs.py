@@ -39,15 +39,11 @@ def as_declared(facts: Iterable[Fact]) -> None:
         assert not undeclared, (fact.what, fact.data)
 
 
-async def slow(bench: Bench, phase: str, delay_s: float) -> None:
-    await bench.inject("driver", DRIVE, driver={"name": "nvme", "delay_s": {phase: delay_s}})
-
-
 async def test_p10_a_recovery_is_followed_across_all_services_through_the_death_of_its_coordinator(
     fleet: StartFleet,
 ) -> None:
     bench = await fleet(BENCH, environment={"HOLDFAST_OWNER_S": "1"})
-    await slow(bench, "error_detected", 2.0)
+    await bench.hang(DRIVE, "error_detected")
     since = bench.mark()
     await bench.inject("dpc", PORT, reason="uncorrectable")
     lease = (await bench.wait_fact(What.RECOVERY_STARTED, PORT, since=since)).lease
@@ -57,7 +53,8 @@ async def test_p10_a_recovery_is_followed_across_all_services_through_the_death_
     assert following.stdout is not None
     begun = await following.stdout.readline()
     await bench.restart("coordinator")
-    await bench.closed(PORT, lease, timeout_s=30)
+    await bench.answer(DRIVE)
+    await bench.closed(PORT, lease)
 
     code, out, err = await ended(following)  # by itself, since the lease is over
 
@@ -81,8 +78,8 @@ async def test_p10_a_recovery_is_followed_across_all_services_through_the_death_
     as_declared(bench.facts())
 
 
-async def test_what_is_not_over_is_told_so_far_with_how_to_follow_it(fleet: StartFleet) -> None:
-    bench = await fleet(BENCH)
+@pytest.mark.asyncio(loop_scope="session")
+async def test_what_is_not_over_is_told_so_far_with_how_to_follow_it(bench: Bench) -> None:
     since = bench.mark()
     holding = await Cli(bench).start("hold", PORT, "--", "cat", stdin=subprocess.PIPE)
     held = await bench.wait_fact(What.RECOVERY_STARTED, PORT, since=since)
@@ -97,13 +94,13 @@ async def test_what_is_not_over_is_told_so_far_with_how_to_follow_it(fleet: Star
     assert (await ended(holding))[0] == 0
 
 
-async def test_for_people_each_line_says_when_who_in_which_step_what_and_why(fleet: StartFleet) -> None:
-    bench = await fleet(BENCH)
+@pytest.mark.asyncio(loop_scope="session")
+async def test_for_people_each_line_says_when_who_in_which_step_what_and_why(bench: Bench) -> None:
     since = bench.mark()
     await bench.inject("dpc", PORT, reason="uncorrectable")
     started = await bench.wait_fact(What.RECOVERY_STARTED, PORT, since=since)
     await bench.closed(PORT, started.lease)
-    await bench.wait_fact(What.DEVICE_KEPT, since=since)
+    await bench.wait_fact(What.DEVICE_KEPT, PORT, since=since)
 
     code, out, err = await Cli(bench).run("logs", "--follow")  # what is over is told, and that is all
 
@@ -120,9 +117,9 @@ async def test_for_people_each_line_says_when_who_in_which_step_what_and_why(fle
     as_declared(bench.facts())
 
 
-async def test_what_is_done_by_hand_carries_what_is_declared(fleet: StartFleet) -> None:
+@pytest.mark.asyncio(loop_scope="session")
+async def test_what_is_done_by_hand_carries_what_is_declared(bench: Bench) -> None:
     """Resets, holds, slots, errors: the rest of the facts that the table of fact data speaks of."""
-    bench = await fleet(BENCH, environment={"HOLDFAST_BUTTON_S": "1"})
     for command in (
         ("reset", DRIVE),
         ("hold", PORT, "--", "true"),

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import pytest
+
 from shared.protocol.facts import What
-from tests.integration.conftest import TOPOLOGIES, StartFleet
+from tests.integration.fleet import Bench
 from tests.integration.promises import keeps, promises, verdicts
 from tests.integration.slots import after_close, closed_after, contained_in, once, until
 
-SWITCH = (TOPOLOGIES / "switch.toml").read_text()
 ROOT, HELD = "00:01.0", "0000:03:00.0"  # what is contained, and whose driver is slow
 SLOTS_BUS = 2
 EVENTS = {what for what in What if what.partition(".")[0] in {"link", "slot", "error", "containment"}}
 
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-async def test_p4_cards_that_come_and_go_in_each_phase_of_a_recovery_above(fleet: StartFleet) -> None:
+
+@pytest.fixture
+def bench(switch: Bench) -> Bench:
+    """Take the fleet that has a switch."""
+    return switch
+
+
+async def test_p4_cards_that_come_and_go_in_each_phase_of_a_recovery_above(bench: Bench) -> None:
     """Two nested slots take turns: in each phase one gets a card, the other loses its own."""
-    bench = await fleet(SWITCH)
     empty, other = ("02:01.0", "0000:04:00.0"), ("02:02.0", "0000:05:00.0")
     await bench.inject("remove", empty[0])
     await until(bench, empty[0], "off")
@@ -32,10 +40,11 @@ async def test_p4_cards_that_come_and_go_in_each_phase_of_a_recovery_above(fleet
             await until(bench, empty[0], "on")
             await until(bench, other[0], "off")
         empty, other = other, empty
+    await bench.inject("insert", empty[0])
+    await until(bench, empty[0], "on")
 
 
-async def test_p9_slots_that_read_all_ones_below_containment_tell_of_no_event(fleet: StartFleet) -> None:
-    bench = await fleet(SWITCH)
+async def test_p9_slots_that_read_all_ones_below_containment_tell_of_no_event(bench: Bench) -> None:
     since = bench.mark()
     async with keeps(bench, ROOT, resets=True):
         lease = await contained_in(bench, ROOT, HELD, "error_detected")

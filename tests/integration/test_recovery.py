@@ -7,6 +7,7 @@ from itertools import product
 import pytest
 
 from shared.protocol.facts import What
+from tests.integration.campaign import some_of
 from tests.integration.fleet import Bench
 from tests.integration.promises import keeps, verdicts
 
@@ -25,7 +26,7 @@ def votes(bench: Bench, since: int) -> list[tuple[str, str, str]]:
 async def recovered(bench: Bench, port: str, since: int) -> dict[str, str]:
     """Wait for the recovery that was opened since; return its verdicts."""
     started = await bench.wait_fact(What.RECOVERY_STARTED, port, since=since)
-    return verdicts(await bench.closed(port, started.lease, timeout_s=20))
+    return verdicts(await bench.closed(port, started.lease))
 
 
 async def test_p3_a_local_uncorrectable_error_triggers_dpc_and_the_device_is_kept(bench: Bench) -> None:
@@ -64,7 +65,7 @@ async def test_p3_a_nonfatal_error_that_all_can_recover_needs_no_reset(bench: Be
     assert [step for step, _, _ in votes(bench, since)] == ["error_detected", "mmio_enabled", "resume"]
 
 
-@pytest.mark.parametrize(("first", "second"), VOTE_PAIRS)
+@pytest.mark.parametrize(("first", "second"), some_of(VOTE_PAIRS, 2, 5, 7, 11, 15))
 async def test_p3_every_merge_of_two_votes_on_a_nonfatal_error(bench: Bench, first: str, second: str) -> None:
     """Reset if anybody needs one, and then everybody hears slot_reset. Who disconnects fails only without a reset."""
     said = {"0000:04:00.0": first, "0000:04:00.1": second}
@@ -89,23 +90,13 @@ async def test_correctable_errors_are_counted_and_nothing_else(bench: Bench) -> 
 
 
 async def test_p5_a_driver_that_takes_long_keeps_its_lease(bench: Bench) -> None:
-    await bench.inject("driver", "01:00.0", driver={"name": "nvme", "delay_s": {"error_detected": 2.5}})
+    await bench.hang("01:00.0", "error_detected")
     since = bench.mark()
     async with keeps(bench, "00:01.0", resets=True):
         await bench.inject("dpc", "00:01.0", reason="uncorrectable")
+        await bench.wait_fact(What.RECOVERY_PROGRESS, "00:01.0", since=since)
+        await bench.answer("01:00.0")
         assert await recovered(bench, "00:01.0", since) == {"0000:01:00.0": "kept"}
-    assert bench.facts(What.RECOVERY_PROGRESS, "00:01.0", since)
-    await bench.inject("driver", "01:00.0", driver={"name": "nvme"})
-
-
-async def test_a_driver_that_never_answers_fails_alone(bench: Bench) -> None:
-    await bench.inject("driver", "02:00.1", driver={"name": "mlx5_core", "never": ["error_detected"]})
-    since = bench.mark()
-    async with keeps(bench, "00:02.0", resets=True):
-        await bench.inject("dpc", "00:02.0", reason="uncorrectable")
-        got = await recovered(bench, "00:02.0", since)
-    assert got == {"0000:02:00.0": "kept", "0000:02:00.1": "failed"}
-    await bench.inject("driver", "02:00.1", driver={"name": "mlx5_core"})
 
 
 async def test_p3_one_driver_without_callbacks_costs_its_siblings_nothing(bench: Bench) -> None:
@@ -134,7 +125,7 @@ async def test_p3_a_slotless_port_recovers_without_a_mask(bench: Bench) -> None:
         assert await recovered(bench, "00:07.0", since) == {"0000:07:00.0": "kept"}
 
 
-@pytest.mark.parametrize("late_s", [0.0, 0.03, 0.1])
+@pytest.mark.parametrize("late_s", some_of([0.0, 0.03, 0.1], 0, 2))
 @pytest.mark.parametrize("service", ["hotplug", "dpc"])
 async def test_p3_link_down_may_be_heard_before_with_or_after_dpc(bench: Bench, service: str, late_s: float) -> None:
     await bench.inject("interrupt_delay", "00:0a.0", service=service, for_s=late_s)
@@ -145,7 +136,7 @@ async def test_p3_link_down_may_be_heard_before_with_or_after_dpc(bench: Bench, 
     await bench.inject("interrupt_delay", "00:0a.0", service=service, for_s=0.0)
 
 
-@pytest.mark.parametrize("late_s", [0.0, 0.03, 0.1])
+@pytest.mark.parametrize("late_s", some_of([0.0, 0.03, 0.1], 0, 2))
 @pytest.mark.parametrize("service", ["hotplug", "aer"])
 async def test_p3_link_down_may_be_heard_before_with_or_after_aer(bench: Bench, service: str, late_s: float) -> None:
     await bench.inject("interrupt_delay", "00:0b.0", service=service, for_s=late_s)

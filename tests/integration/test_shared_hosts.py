@@ -95,7 +95,7 @@ async def test_a_coordinator_told_to_stop_in_mid_recovery_leaves_its_hosts_to_th
     bench, active = cluster.benches[host], await cluster.owner(host)
     assert active is not None
     async with keeps(bench, "00:02.0", resets=True):
-        lease = await contained(bench, 2, delay_s=6.0)  # longer than a stop waits for
+        lease = await contained(bench, 2)
         cluster.shared.kill(active, signal.SIGTERM)
         assert await cluster.shared.ended(active) == 0
         for each in HOSTS:

@@ -76,11 +76,11 @@ def test_the_wheel_in_an_empty_environment_runs_the_demo_from_any_folder(tmp_pat
     )
     assert built.returncode == 0, built.stderr
     (wheel,) = wheels.glob("holdfast-*.whl")
-    made = run(sys.executable, "-m", "venv", environment, cwd=elsewhere, timeout_s=INSTALL_S)
+    made = run(sys.executable, "-m", "venv", "--without-pip", environment, cwd=elsewhere, timeout_s=INSTALL_S)
     assert made.returncode == 0, made.stderr
     constraints = ROOT / "constraints.txt"
     installed = run(
-        environment / "bin" / "pip", "install", "-c", constraints, f"{wheel}[embedded]",
+        sys.executable, "-m", "pip", "--python", environment / "bin" / "python", "install", "-c", constraints, f"{wheel}[embedded]",
         cwd=elsewhere, timeout_s=INSTALL_S,
     )  # fmt: skip
     assert installed.returncode == 0, installed.stderr

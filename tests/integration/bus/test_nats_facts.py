@@ -105,9 +105,11 @@ async def test_a_follower_can_begin_with_what_comes(bus: NatsBus, host: str) -> 
     await stored(bus, 1, f"pcie.{host}.>")
     following = bus.facts((f"pcie.{host}.>",), since_sequence=0, follow=True)
     first = asyncio.ensure_future(anext(following))
-    await asyncio.sleep(0.2)
-    facts.say(What.ERROR_FATAL, PORT, number=2)
-    assert (await asyncio.wait_for(first, PATIENCE_S)).data["number"] == 2
+    async with asyncio.timeout(PATIENCE_S):
+        while not first.done():  # nothing tells from outside when it has begun to follow
+            facts.say(What.ERROR_FATAL, PORT, number=2)
+            await asyncio.wait({first}, timeout=0.2)
+    assert first.result().data["number"] == 2
     await following.aclose()  # type: ignore[attr-defined]  # an async generator behind the interface
 
 

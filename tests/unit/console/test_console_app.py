@@ -25,7 +25,12 @@ def holdfast(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize(
     "arguments",
-    [("status",), ("hold", "3b:00.0", "--", "true"), ("doctor",), ("logs", "r-1")],
+    [
+        ("status",),
+        ("hold", "3b:00.0", "--", "true"),
+        pytest.param(("doctor",), marks=pytest.mark.campaign),
+        pytest.param(("logs", "r-1"), marks=pytest.mark.campaign),
+    ],
 )
 def test_a_bus_that_does_not_answer_is_one_line_that_names_it(arguments: tuple[str, ...]) -> None:
     ran = holdfast(arguments[0], "--nats", NOBODY, *arguments[1:])
@@ -65,7 +70,7 @@ def test_the_help_lists_the_commands_and_the_exit_codes() -> None:
     ran = holdfast("--help")
     assert ran.returncode == 0
     for command in ("up", "status", "topology", "watch", "leases", "reset", "hold", "power", "inject", "history",
-                    "dump", "doctor", "replay", "demo", "timeline", "logs", "asyncapi"):  # fmt: skip
+                    "dump", "doctor", "replay", "demo", "timeline", "logs", "asyncapi", "audit", "lease", "quarantine"):  # fmt: skip
         assert f" {command} " in ran.stdout
     assert "8 bus or service unreachable" in " ".join(ran.stdout.split())
 

@@ -8,26 +8,44 @@ from typing import Annotated, Final
 
 import typer
 
+from shared.pcie import IdentityField
 from shared.protocol.requests import Injection, Level, ResetMethod
 from shared.runtime import Tls
 
 from . import (
     _asyncapi,
+    _audit,
     _doctor,
     _dump,
+    _explain,
     _facts,
     _hold,
     _inject,
     _keys,
+    _lease,
     _log_level,
     _logs_command,
     _power,
+    _quarantine,
     _replay_command,
     _reset,
+    _scenario_command,
     _status,
     _up,
 )
 from ._exit import HELP, ExitCode, Failure
+from ._options import (
+    DEFAULT_HOST,
+    DEFAULT_TIMEOUT_S,
+    DEFAULT_URL,
+    AnyPort,
+    Host,
+    Json,
+    Nats,
+    Port,
+    Timeout,
+    Yes,
+)
 from ._output import write_file
 from ._run import access as _access
 from ._run import ask as _ask
@@ -35,10 +53,7 @@ from ._run import confirm as _confirm
 from ._run import run as _run
 from ._session import Access, Session
 
-DEFAULT_URL: Final = "nats://127.0.0.1:4222"
 DEFAULT_PORT: Final = 4222
-DEFAULT_HOST: Final = "lab"
-DEFAULT_TIMEOUT_S: Final = 120.0
 LAB: Final = Path(__file__).parent / "data" / "lab.toml"
 
 app = typer.Typer(
@@ -49,14 +64,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Nats = Annotated[str, typer.Option("--nats", envvar="HOLDFAST_NATS_URL", help="URL of the bus.")]
-Host = Annotated[str, typer.Option("--host", envvar="HOLDFAST_HOST", help="Host whose ports are meant.")]
-Json = Annotated[bool, typer.Option("--json", help="JSON for programs; one document per line.")]
-Timeout = Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds until the outcome must be known.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before something is changed.")]
-Port = Annotated[str, typer.Argument(help="A port or its device: 0000:3b:00.0, 3b:00.0, Slot(4), or a serial number.")]
-AnyPort = Annotated[str | None, typer.Argument(help="Only what concerns this port, slot or device.")]
 
 
 @app.callback()
@@ -157,6 +164,8 @@ def logs(
 def reset(
     function: Annotated[str, typer.Argument(help="The function: 0000:3b:00.0, 3b:00.0, or a serial number.")],
     method: Annotated[ResetMethod | None, typer.Option(help="How; else the first that works.")] = None,
+    domain: Annotated[bool, typer.Option("--domain", help="Also if it reaches beyond the named device.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show every function and driver it hits.")] = False,
     yes: Yes = False,
     nats: Nats = DEFAULT_URL,
     host: Host = DEFAULT_HOST,
@@ -164,21 +173,37 @@ def reset(
     timeout: Timeout = DEFAULT_TIMEOUT_S,
 ) -> None:
     """Reset a function under a lease, and say what became of it."""
-    _confirm(f"Reset {function}?", yes=yes)
-    _ask(nats, host, timeout, lambda s: _reset.reset(s, function, method=method, as_json=as_json))
+    if not dry_run:
+        _confirm(f"Reset {function}?", yes=yes)
+    _ask(nats, host, timeout,
+         lambda s: _reset.reset(s, function, method=method, domain=domain, dry_run=dry_run, as_json=as_json))  # fmt: skip
 
 
 @app.command()
 def hold(
     port: Port,
     command: Annotated[list[str], typer.Argument(help="After `--`: the command and its arguments.")],
+    accept: Annotated[
+        list[str] | None, typer.Option(help=f"What may differ afterwards, by commas: {', '.join(IdentityField)}.")
+    ] = None,
+    quiet_errors: Annotated[
+        bool, typer.Option("--quiet-errors", help="Silence SERR# and error reporting of the port meanwhile.")
+    ] = False,
+    max_s: Annotated[
+        float | None, typer.Option("--max", help="Kill the command after so many seconds; --before and --after, too.")
+    ] = None,
+    before: Annotated[str | None, typer.Option(help="Run by sh before it, inside; if it fails, it is all.")] = None,
+    after: Annotated[str | None, typer.Option(help="Run by sh after it, inside, however it ended.")] = None,
     nats: Nats = DEFAULT_URL,
     host: Host = DEFAULT_HOST,
     as_json: Json = False,
     timeout: Timeout = DEFAULT_TIMEOUT_S,
 ) -> None:
     """Hold a port while a command runs that takes its link down: a firmware or FPGA reload."""
-    _ask(nats, host, timeout, lambda s: _hold.hold(s, port, command, as_json=as_json))
+    asked = _hold.wanted(
+        command, accept=accept or (), quiet_errors=quiet_errors, max_s=max_s, before=before, after=after
+    )
+    _ask(nats, host, timeout, lambda s: _hold.hold(s, port, asked, as_json=as_json))
 
 
 @app.command()
@@ -204,7 +229,9 @@ def inject(
     file: Annotated[Path | None, typer.Option(help="TOML file of `inject` tables, instead of all else.")] = None,
     after: Annotated[float, typer.Option(min=0, help="Seconds from now.")] = 0.0,
     for_s: Annotated[float | None, typer.Option("--for", min=0, help="For how many seconds.")] = None,
-    name: Annotated[list[str] | None, typer.Option(help="error: the kernel's short name, as MalfTLP. Repeat.")] = None,
+    name: Annotated[
+        list[str] | None, typer.Option(help="error, dpc: its name, as MalfTLP, memory_timeout. Repeat.")
+    ] = None,
     header: Annotated[str | None, typer.Option(help="error: TLP header, four doublewords in hex.")] = None,
     severity: Annotated[str | None, typer.Option(help="error: fatal or nonfatal.")] = None,
     reason: Annotated[str | None, typer.Option(help="dpc: uncorrectable, err_nonfatal, err_fatal, rp_pio …")] = None,
@@ -215,7 +242,7 @@ def inject(
     width: Annotated[int | None, typer.Option(min=1, help="degraded_link: lanes.")] = None,
     card: Annotated[list[str] | None, typer.Option(help="insert, swap: FUNCTION.FIELD=VALUE. Repeat.")] = None,
     driver: Annotated[list[str] | None, typer.Option(help="driver: FIELD=VALUE. Repeat.")] = None,
-    count: Annotated[int, typer.Option(min=1, help="error: how many times.")] = 1,
+    count: Annotated[int, typer.Option(min=0, help="How many errors, lost interrupts or drops (0: no end).")] = 1,
     nats: Nats = DEFAULT_URL,
     host: Host = DEFAULT_HOST,
     as_json: Json = False,
@@ -288,7 +315,16 @@ def asyncapi(
         write_file(output, _asyncapi.text())
 
 
-for command in (_replay_command.replay, _replay_command.demo, _replay_command.timeline):
+for command in (
+    _replay_command.replay,
+    _replay_command.demo,
+    _replay_command.timeline,
+    _explain.explain,
+    _scenario_command.scenario,
+    _audit.audit,
+):
     app.command()(command)
 
+app.add_typer(_lease.app, name="lease")
+app.add_typer(_quarantine.app, name="quarantine")
 app.add_typer(_keys.app, name="keys")

@@ -8,19 +8,22 @@ from typing import Final
 import msgspec
 from rich.text import Text
 
+from shared.pcie import Topology
 from shared.protocol.fabric import LeaseList
 
 from ._exit import ExitCode, Failure
+from ._links import links
 from ._output import print_json, print_table
 from ._services import ServiceState, ask_services
 from ._session import Session
-from ._status import covering, masked, slot_controls
+from ._status import covering, masked, quarantine_of, slot_controls
 
 
 class Grade(StrEnum):
     """How a check ended."""
 
     OK = "ok"
+    WARNING = "warning"  # worth a look, and no failure
     BAD = "bad"
     UNKNOWN = "unknown"  # it could not be looked at
 
@@ -34,7 +37,7 @@ class Check(msgspec.Struct, frozen=True):
     code: ExitCode = ExitCode.OK
 
 
-_STYLES: Final = {Grade.OK: "green", Grade.BAD: "bold red", Grade.UNKNOWN: "yellow"}
+_STYLES: Final = {Grade.OK: "green", Grade.WARNING: "yellow", Grade.BAD: "bold red", Grade.UNKNOWN: "yellow"}
 
 
 async def doctor(session: Session, *, as_json: bool) -> ExitCode:
@@ -73,18 +76,24 @@ def _who(state: ServiceState) -> str:
 
 
 async def _hardware(session: Session) -> list[Check]:
-    listed = await session.leases()
-    return [*await _masks(session, listed), *_silences(listed)]
+    listed, topology = await session.leases(), await session.topology()
+    return [
+        *await _masks(session, listed, topology),
+        *_silences(listed),
+        *_quarantines(listed),
+        *await _links(session, topology),
+    ]
 
 
-async def _masks(session: Session, listed: LeaseList) -> list[Check]:
-    """Look for orphan masks: slots whose enables are off although no lease covers them."""
-    topology = await session.topology()
+async def _masks(session: Session, listed: LeaseList, topology: Topology) -> list[Check]:
+    """Look for orphan masks: slots whose enables are off although no lease and no quarantine covers them."""
     slots = tuple(function for function in topology if function.hotplug_capable)
     controls = await slot_controls(session, slots)
     orphans = [
         slot for slot in slots
-        if masked(slot, controls[slot.address]) and covering(slot.address, topology, listed.leases) is None
+        if masked(slot, controls[slot.address])
+        and covering(slot.address, topology, listed.leases) is None
+        and quarantine_of(slot.address, topology, listed.quarantines) is None
     ]  # fmt: skip
     if not orphans:
         return [Check("masks", Grade.OK, f"no orphan among {len(slots)} slots")]
@@ -97,6 +106,37 @@ async def _masks(session: Session, listed: LeaseList) -> list[Check]:
             ExitCode.FAILED,
         )
         for slot in orphans
+    ]
+
+
+def _quarantines(listed: LeaseList) -> list[Check]:
+    """Tell of ports whose devices are out of service until somebody releases them."""
+    if not listed.quarantines:
+        return [Check("quarantines", Grade.OK, "no port is in quarantine")]
+    return [
+        Check(
+            f"quarantine of {one.port}",
+            Grade.BAD,
+            f"held down for {one.age_s:.0f} s: {one.why}; `holdfast quarantine release {one.port}` brings it back",
+            ExitCode.FAILED,
+        )
+        for one in listed.quarantines
+    ]
+
+
+async def _links(session: Session, topology: Topology) -> list[Check]:
+    """Tell of links that run slower or narrower than both of their ends can."""
+    found = await links(session, topology)
+    slow = [(port, link) for port, link in found.items() if link is not None and link.below is not None]
+    if not slow:
+        return [Check("links", Grade.OK, f"none of {len(found)} is degraded")]
+    return [
+        Check(
+            f"link of {port}",
+            Grade.WARNING,
+            f"degraded: it runs at {link.text}, both ends can do {link.below}; reseat the card, or look at its cable",
+        )
+        for port, link in slow
     ]
 
 

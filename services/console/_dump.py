@@ -28,20 +28,21 @@ async def dump(session: Session, names: Sequence[str]) -> str:
     chosen = [resolve(name, topology, devices) for name in names] or [function.address for function in topology]
     texts = []
     for address in chosen:
-        reply: Dumped = await session.ask(
-            subjects.fabric(session.host, "dump"),
-            Dump(function=address),
-            DumpReply,
-            whom="fabric",
-            what=f"dump {address}",
-        )
-        if not reply.config.strip(_UNANSWERED):
+        config = await read_config(session, address)
+        if not config.strip(_UNANSWERED):
             tell(f"{address} does not answer, and is left out")
             continue
-        texts.append(text(address, topology.find(address), reply.config))
+        texts.append(text(address, topology.find(address), config))
     if chosen and not texts:
         raise Failure(ExitCode.ABSENT, "nothing to dump: gone, or in reset; `holdfast status` shows which")
     return "\n".join(texts)
+
+
+async def read_config(session: Session, address: Address) -> bytes:
+    """Ask the fabric for all 4096 bytes of a function: all ones where nothing answers."""
+    subject, asked = subjects.fabric(session.host, "dump"), Dump(function=address)
+    reply: Dumped = await session.ask(subject, asked, DumpReply, whom="fabric", what=f"dump {address}")
+    return reply.config
 
 
 def text(address: Address, function: Function | None, config: bytes) -> str:

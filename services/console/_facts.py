@@ -26,6 +26,7 @@ _STYLES: Final = {
     "error": "red",
     "containment": "magenta",
     "lease": "yellow",
+    "quarantine": "bold red",
     "recovery": "bold",
 }
 

@@ -1,88 +1,121 @@
 """`hold PORT -- COMMAND`: a lease for a program that resets the device behind Holdfast's back.
 
-The command runs only while the fabric lists the lease; when the lease is lost, the command's group is killed first.
+What runs under it runs only while the fabric lists the lease; see `_tenant`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
-import signal
-from collections.abc import Iterator, Sequence
-from typing import Any, Final
+import shutil
+from collections.abc import Sequence
+from typing import Final
 
-from shared.pcie import Address, timing
-from shared.protocol import Refused, subjects
+import msgspec
+
+from shared.pcie import Address, IdentityField
+from shared.protocol import subjects
 from shared.protocol.fabric import Lease
 from shared.protocol.requests import Accepted, AcceptReply, Hold, Release
-from shared.runtime import BusError
 
-from ._command import Command
-from ._exit import ExitCode, Failure, refusal
+from ._exit import ExitCode, Failure
 from ._names import port_of
 from ._outcome import Outcome, Progress, closed
 from ._output import complain, tell
 from ._reset import LEASE_VARIABLE
 from ._session import Session, holder
+from ._tenant import Signals, Tenant
 
-_RENEW_MAX_S: Final = 1.0
-_GUARD_SHARE: Final = 0.7  # of `allowed`: an unfed command dies well before its silent lease does
 _OPEN_S: Final = 30.0  # until the fabric lists the lease: a recovery under way may have to end first
 _POLL_S: Final = 0.05
-_SIGNAL_BASE: Final = 128  # as the shell reports it: 128 + n
+_FIELDS: Final = ", ".join(IdentityField)
 
 
-async def hold(session: Session, name: str, command: Sequence[str], *, as_json: bool) -> int:
-    """Hold the port of `name` while `command` runs. Return the exit code for the shell."""
+class Wanted(msgspec.Struct, frozen=True):
+    """What a hold is asked for. `max_s` bounds the command, and `before` and `after` each as well."""
+
+    command: tuple[str, ...]
+    accept: tuple[IdentityField, ...] = ()
+    quiet_errors: bool = False
+    max_s: float | None = None
+    before: str | None = None
+    after: str | None = None
+
+
+def wanted(
+    command: Sequence[str],
+    *,
+    accept: Sequence[str] = (),
+    quiet_errors: bool = False,
+    max_s: float | None = None,
+    before: str | None = None,
+    after: str | None = None,
+) -> Wanted:
+    """Check what was typed, before anybody is asked. Raises Failure, naming what is wrong and what would be right."""
+    if not command or not command[0].strip():
+        raise Failure(ExitCode.USAGE, "the command is empty: holdfast hold PORT -- COMMAND [ARGUMENT …]")
+    if shutil.which(command[0]) is None:
+        raise Failure(ExitCode.USAGE, f"{command[0]} cannot be started: there is no such program; no lease was taken")
+    for option, text in (("--before", before), ("--after", after)):
+        if text is not None and not text.strip():
+            raise Failure(ExitCode.USAGE, f"{option} is empty: leave it out, or name a command")
+    if max_s is not None and not (math.isfinite(max_s) and max_s > 0):
+        raise Failure(ExitCode.USAGE, f"--max {max_s:g}: give a number of seconds above 0")
+    return Wanted(tuple(command), _fields(accept), quiet_errors, max_s, before, after)
+
+
+def _fields(texts: Sequence[str]) -> tuple[IdentityField, ...]:
+    """Read `revision,device`: what may differ afterwards, each once."""
+    named = [part.strip() for text in texts for part in text.split(",")]
+    for name in named:
+        if name not in set(IdentityField):
+            raise Failure(ExitCode.USAGE, f"--accept {name!r} is no field of an identity; there are {_FIELDS}")
+    return tuple(dict.fromkeys(map(IdentityField, named)))
+
+
+async def hold(session: Session, name: str, asked: Wanted, *, as_json: bool) -> int:
+    """Hold the port of `name` while the command runs. Return the exit code for the shell."""
     address, topology = await session.resolve(name)
     port = port_of(address, topology).address
     outer = os.environ.get(LEASE_VARIABLE)
-    with _signals() as interrupted:
+    if outer is not None and (asked.accept or asked.quiet_errors):
+        told = f"inside of lease {outer}, --accept and --quiet-errors are those of the hold around it"
+        raise Failure(ExitCode.USAGE, told)
+    with Signals() as signals:
         async with Progress(session, quiet=as_json) as progress:
-            accepted = await _ask(session, port, outer)
+            accepted = await _ask(session, port, outer, asked)
             progress.of(accepted.lease)
             if accepted.lease == outer:
-                return await _within(session, port, outer, command, interrupted)
+                return await _within(session, port, outer, asked, signals)
             try:
-                code = await _within(session, port, accepted.lease, command, interrupted)
+                code = await _within(session, port, accepted.lease, asked, signals)
             finally:
                 outcome = await _release(session, port, accepted.lease, progress)
-        outcome.show(as_json=as_json)
+                outcome.show(as_json=as_json)
         return code or outcome.exit_code
 
 
-async def _ask(session: Session, port: Address, lease: str | None) -> Accepted:
-    request = Hold(port=port, holder=f"hold {holder()}", lease=lease)
+async def _ask(session: Session, port: Address, lease: str | None, asked: Wanted) -> Accepted:
+    request = Hold(
+        port=port,
+        holder=f"hold {holder()}",
+        lease=lease,
+        accept=asked.accept,
+        quiet_errors=asked.quiet_errors,
+    )
     subject = subjects.coordinator(session.host, "hold")
     accepted: Accepted = await session.ask(subject, request, AcceptReply, whom="coordinator", what=f"hold {port}")
     return accepted
 
 
-async def _within(
-    session: Session, port: Address, lease: str, command: Sequence[str], interrupted: asyncio.Future[int]
-) -> int:
-    """Run the command inside the open lease."""
+async def _within(session: Session, port: Address, lease: str, asked: Wanted, signals: Signals) -> int:
+    """Run everything inside the open lease. Return the first code that is not 0."""
     opened = await _opened(session, port, lease)
     tell(f"{opened.port} is held by lease {lease}")
-    running = await Command.start(command, {LEASE_VARIABLE: lease}, opened.allowed_s * _GUARD_SHARE)
-    work: asyncio.Task[int] = asyncio.create_task(running.ended())
-    renewal = asyncio.create_task(_renew(session, port, lease, running, opened.allowed_s))
-    try:
-        awaited: set[asyncio.Future[Any]] = {work, renewal, interrupted}
-        await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
-        if work.done():
-            return work.result()
-        if interrupted.done():
-            await running.terminate()
-            return _SIGNAL_BASE + interrupted.result()
-        running.kill()
-        raise renewal.exception() or AssertionError("a renewal ends only by failing")
-    finally:
-        renewal.cancel()
-        if await running.clear():
-            complain(f"lease {lease} could not be renewed: the command was killed before the lease could end")
-        await work
+    tenant = Tenant(session, opened, port, signals, asked.max_s)
+    return await tenant.run_all(asked.command, before=asked.before, after=asked.after)
 
 
 async def _opened(session: Session, port: Address, lease: str) -> Lease:
@@ -97,27 +130,6 @@ async def _opened(session: Session, port: Address, lease: str) -> Lease:
     raise Failure(ExitCode.HELD, f"hold {port}: lease {lease} was not opened in time; `holdfast leases` shows by whom")
 
 
-async def _renew(session: Session, port: Address, lease: str, running: Command, allowed_s: float) -> None:
-    """Say that the user lives, until the lease is lost: then raise Failure.
-
-    An unanswered renewal is tried again; the guard ends what goes on for too long.
-    """
-    pause = min(_RENEW_MAX_S, allowed_s / timing.LEASE_BEATS_PER_ALLOWED)
-    request = Hold(port=port, holder=f"hold {holder()}", lease=lease)
-    while True:
-        try:
-            reply = await session.bus.request(
-                subjects.coordinator(session.host, "hold"), request, AcceptReply, timeout_s=pause
-            )
-        except BusError:
-            reply = None
-        if isinstance(reply, Refused):
-            raise refusal(reply, f"lease {lease} is lost, the command was killed")
-        if isinstance(reply, Accepted):
-            running.feed()
-        await asyncio.sleep(pause)
-
-
 async def _release(session: Session, port: Address, lease: str, progress: Progress) -> Outcome:
     """End the lease, and wait until the record says what became of the devices."""
     subject = subjects.coordinator(session.host, "release")
@@ -128,23 +140,3 @@ async def _release(session: Session, port: Address, lease: str, progress: Progre
         if failure.code is not ExitCode.HELD:
             complain(str(failure))
     return await closed(session, port, lease, progress)
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[asyncio.Future[int]]:
-    """Turn the first SIGTERM, SIGINT or SIGHUP into a result; the lease must be released whatever happens."""
-    loop = asyncio.get_running_loop()
-    first: asyncio.Future[int] = loop.create_future()
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-
-    def note(number: int) -> None:
-        if not first.done():
-            first.set_result(number)
-
-    for number in numbers:
-        loop.add_signal_handler(number, note, number)
-    try:
-        yield first
-    finally:
-        for number in numbers:
-            loop.remove_signal_handler(number)

@@ -9,9 +9,9 @@ from typing import Final
 from shared.protocol.facts import Fact, What
 
 from ._exit import ExitCode, Failure
+from ._names import lease_named
 
 AROUND_S: Final = 1.0  # facts of the same ports count that came so long before the lease, or after it
-_NAMED_MAX: Final = 5  # leases that an error names
 
 # A lease is over when all that began under it has ended: as the fabric's lease, as the coordinator's recovery.
 _BEGINS: Final = {What.LEASE_OPENED: "lease", What.RECOVERY_STARTED: "recovery", What.RECOVERY_WAITING: "recovery"}
@@ -66,16 +66,9 @@ def chosen(facts: Sequence[Fact], text: str | None, host: str) -> str:
         if last is None:
             raise Failure(ExitCode.ABSENT, f"host {host!r} has no recovery on record; see `holdfast history`")
         return last
-    known = dict.fromkeys(fact.lease for fact in facts if fact.lease is not None)
-    found = [text] if text in known else [lease for lease in known if text in lease]
-    if not found:
-        raise Failure(ExitCode.ABSENT, f"host {host!r}: no fact names a lease {text!r}; see `holdfast history`")
-    if len(found) > 1:
-        # The last ones: whoever asks has just seen one of them.
-        named = ", ".join(found[-_NAMED_MAX:])
-        more = f" and {len(found) - _NAMED_MAX} older ones" if len(found) > _NAMED_MAX else ""
-        raise Failure(ExitCode.USAGE, f"{text!r} is ambiguous: {named}{more}; name more of it")
-    return found[0]
+    known = (fact.lease for fact in facts if fact.lease is not None)
+    nobody = f"host {host!r}: no fact names a lease {text!r}; see `holdfast history`"
+    return lease_named(text, known, nobody=nobody)
 
 
 def tells_of(fact: Fact, lease: str) -> bool:

@@ -13,6 +13,7 @@ from ._exit import ExitCode, Failure
 
 _SLOT: Final = re.compile(r"slot(?:\((?P<dmesg>\d+)\)|:(?P<short>\d+))", re.IGNORECASE)
 _SERIAL: Final = re.compile(r"(?:[0-9a-f]{2}-){7}[0-9a-f]{2}", re.IGNORECASE)
+_NAMED_MAX: Final = 5  # leases that an error names
 _FORMS: Final = (
     "an address (0000:3b:00.0, 3b:00.0), a slot (Slot(4), slot:4) or a serial number (00-11-22-33-44-55-66-77)"
 )
@@ -46,6 +47,20 @@ def resolve(text: str, topology: Topology, devices: Iterable[Device] = ()) -> Ad
         number = int(slot["dmesg"] or slot["short"])
         return _only({f.address for f in topology if f.slot is not None and f.slot_number == number}, text)
     return _by_serial(text, topology, devices)
+
+
+def lease_named(text: str, known: Iterable[str], *, nobody: str) -> str:
+    """Return the lease that `text` names, by its id or by a part that no other has. Raises Failure, `nobody` if none."""
+    leases = tuple(dict.fromkeys(known))
+    found = [text] if text in leases else [lease for lease in leases if text in lease]
+    if not found:
+        raise Failure(ExitCode.ABSENT, nobody)
+    if len(found) > 1:
+        # The last ones: whoever asks has just seen one of them.
+        named = ", ".join(found[-_NAMED_MAX:])
+        more = f" and {len(found) - _NAMED_MAX} older ones" if len(found) > _NAMED_MAX else ""
+        raise Failure(ExitCode.USAGE, f"{text!r} is ambiguous: {named}{more}; name more of it")
+    return found[0]
 
 
 def port_of(address: Address, topology: Topology) -> Function:

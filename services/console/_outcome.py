@@ -18,6 +18,7 @@ from shared.runtime import BusError, Incoming, Subscription
 from ._exit import VERDICT_OF_RESULT, ExitCode, Failure, of_verdicts
 from ._output import print_json, tell
 from ._session import Session
+from ._story import account
 
 _POLL_S: Final = 0.05
 _SILENCE_MAX_S: Final = 20.0  # without any answer: longer than a successor needs to take over
@@ -32,6 +33,7 @@ class Outcome(msgspec.Struct, frozen=True):
     lease: str
     port: str
     verdicts: dict[str, Verdict]
+    degraded: tuple[str, ...] = ()  # of those kept, the ones whose link is slower or narrower than before
 
     @property
     def exit_code(self) -> ExitCode:
@@ -44,7 +46,8 @@ class Outcome(msgspec.Struct, frozen=True):
             print_json(self)
             return
         for function, verdict in sorted(self.verdicts.items()):
-            tell(f"{function} {verdict}")
+            slower = ", but its link is degraded: `holdfast status` shows it" if function in self.degraded else ""
+            tell(f"{function} {verdict}{slower}")
 
 
 class Progress:
@@ -89,8 +92,7 @@ class Progress:
 
     def _show(self, fact: Fact) -> None:
         if not self._quiet and fact.lease == self._lease and fact.what in _SHOWN:
-            details = " ".join(str(value) for value in fact.data.values())
-            tell(f"{fact.port} {fact.what.partition('.')[2]} {details}".rstrip())
+            tell(account(fact))
 
 
 async def closed(session: Session, port: Address, lease: str, progress: Progress) -> Outcome:
@@ -110,7 +112,7 @@ async def closed(session: Session, port: Address, lease: str, progress: Progress
                     if outcome is None and lease in progress.ended and not await _under_way(session, port, lease):
                         outcome = Outcome(lease, str(port), progress.ended[lease])
                     if outcome is not None:
-                        return outcome
+                        return await _with_degraded(session, outcome)
                     port, lease = await _heir(session, port, lease)
                     answered = loop.time()
                 except (Failure, BusError):
@@ -136,6 +138,15 @@ async def _recorded(session: Session, port: Address, lease: str) -> Outcome | No
             verdicts = {str(o.function): VERDICT_OF_RESULT[o.result] for o in retired.outcomes}
             return Outcome(lease, str(port), verdicts)
     return None
+
+
+async def _with_degraded(session: Session, outcome: Outcome) -> Outcome:
+    """Add what the fabric alone has judged: which links came back with less than before."""
+    for retired in (await session.leases()).retired:
+        if retired.lease.id == outcome.lease:
+            slower = tuple(str(one.function) for one in retired.outcomes if one.degraded)
+            return msgspec.structs.replace(outcome, degraded=slower)
+    return outcome
 
 
 async def _under_way(session: Session, port: Address, lease: str) -> bool:

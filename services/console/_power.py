@@ -17,6 +17,7 @@ from ._exit import ExitCode, Failure
 from ._names import port_of
 from ._output import print_json, tell
 from ._session import Session
+from ._story import account
 
 _POLL_S: Final = 0.1
 _SHOWN: Final = (What.SLOT_STATE, What.SLOT_NOT_READY, What.SLOT_POWER_FAULT, What.SLOT_DEFERRED)
@@ -40,10 +41,9 @@ async def power(session: Session, which: Power, name: str, *, as_json: bool) -> 
     def show(incoming: Incoming) -> None:
         fact = incoming.message
         assert isinstance(fact, Fact)
-        details = " ".join(str(value) for value in fact.data.values())
-        why.append(f"{fact.what} {details}")
+        why.append(account(fact))
         if not as_json:
-            tell(f"{fact.port} {fact.what} {details}")
+            tell(why[-1])
 
     async with contextlib.AsyncExitStack() as stack:
         for what in _SHOWN:

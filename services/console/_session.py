@@ -74,8 +74,15 @@ class Session:
 
     async def ask(self, subject: str, message: Message, reply: Any, *, whom: str, what: str) -> Any:
         """Ask and return the reply. Raises Failure where `whom` does not answer, or refuses `what`."""
+        answer = await self.request(subject, message, reply, whom=whom, what=what)
+        if isinstance(answer, Refused):
+            raise refusal(answer, what)
+        return answer
+
+    async def request(self, subject: str, message: Message, reply: Any, *, whom: str, what: str) -> Any:
+        """Ask and return the reply, a refusal too. Raises Failure where `whom` does not answer."""
         try:
-            answer = await self.bus.request(subject, message, reply, timeout_s=self._answer_s)
+            return await self.bus.request(subject, message, reply, timeout_s=self._answer_s)
         except NotPermitted as error:
             raise Failure(ExitCode.DENIED, f"{what}: {error}; {_OTHER}") from error
         except NobodyListens as error:
@@ -89,9 +96,6 @@ class Session:
                 f"{what}: the {whom} of host {self.host!r} did not answer within {self._answer_s:g} s; "
                 "whether it acted is unknown: see `holdfast status`",
             ) from error
-        if isinstance(answer, Refused):
-            raise refusal(answer, what)
-        return answer
 
     async def topology(self) -> Topology:
         """Ask the fabric for the host's functions."""

@@ -3,44 +3,49 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Final
 
 import msgspec
 from rich.text import Text
 from rich.tree import Tree
 
 from shared.pcie import Address, Function, Topology
-from shared.pcie.registers import (
-    LINK_SPEED,
-    LINK_STATUS,
-    LINK_WIDTH,
-    LINK_WIDTH_SHIFT,
-    SLOT_CONTROL,
-    SLOT_MASKED,
-    LinkStatus,
-)
+from shared.pcie.registers import SLOT_CONTROL, DeviceType, SlotControl
 from shared.protocol import subjects
-from shared.protocol.fabric import Lease
+from shared.protocol.fabric import Lease, LeaseList, Quarantine
 from shared.protocol.records import Device
 from shared.protocol.requests import SlotReply, SlotReport, SlotRequest
 
 from ._exit import ExitCode, Failure
+from ._links import Link, links
 from ._names import dashed
-from ._output import console, print_json, print_table
+from ._output import console, print_json, print_table, tell
 from ._services import ServiceState, ask_services
 from ._session import Session
 
-_GIGATRANSFERS = {1: "2.5", 2: "5", 3: "8", 4: "16", 5: "32", 6: "64"}  # LINK_SPEED, in GT/s per lane (§7.5.3.6)
+_KINDS: Final = {
+    DeviceType.ROOT_COMPLEX_ENDPOINT: "integrated endpoint",
+    DeviceType.ROOT_COMPLEX_EVENT_COLLECTOR: "event collector",
+    DeviceType.PCIE_TO_PCI_BRIDGE: "pci bridge",
+    DeviceType.PCI_TO_PCIE_BRIDGE: "pcie bridge",
+}
 
 
 class Port(msgspec.Struct, frozen=True):
-    """One port as `status --json` prints it. None: it has none, or nobody answered."""
+    """One port as `status --json` prints it. None: it has none, or nobody answered.
+
+    `link_could` is what both ends of the link can do, where it runs slower or narrower; `quarantine` says why the port
+    is held down.
+    """
 
     port: str
     slot: int | None
     state: str | None
     link: str | None
+    link_could: str | None
     masked: bool | None
     lease: str | None
+    quarantine: str | None
     devices: tuple[Device, ...]
 
 
@@ -57,7 +62,7 @@ async def status(session: Session, *, as_json: bool) -> ExitCode:
     services = await ask_services(session)
     topology = await session.topology()
     listed = await session.leases()
-    ports = await _ports(session, topology, listed.leases, await session.devices())
+    ports = await _ports(session, topology, listed, await session.devices())
     found = Status(session.host, services, ports)
     if as_json:
         print_json(found)
@@ -83,10 +88,23 @@ async def status(session: Session, *, as_json: bool) -> ExitCode:
 
 
 def masked(function: Function, slot_control: int | None) -> bool | None:
-    """Tell whether a slot's presence and link interrupts are off. None: no such slot, or no answer."""
+    """Tell whether a slot's presence and link interrupts are off. None: no such slot, or no answer.
+
+    Link State Changed can be enabled only on ports with Link Active Reporting (§7.5.3.10).
+    """
     if not function.hotplug_capable or slot_control is None:
         return None
-    return slot_control & SLOT_MASKED != SLOT_MASKED
+    wanted = SlotControl.PRESENCE_CHANGED_ENABLE
+    if function.link_active_reporting:
+        wanted |= SlotControl.LINK_STATE_CHANGED_ENABLE
+    return slot_control & wanted != wanted
+
+
+def quarantine_of(address: Address, topology: Topology, quarantines: tuple[Quarantine, ...]) -> Quarantine | None:
+    """Return the quarantine of a port, or of the nearest port above it."""
+    chain = (address, *(function.address for function in topology.ancestors(address)))
+    by_port = {one.port: one for one in quarantines}
+    return next((by_port[port] for port in chain if port in by_port), None)
 
 
 def covering(address: Address, topology: Topology, leases: tuple[Lease, ...]) -> Lease | None:
@@ -105,25 +123,39 @@ async def slot_controls(session: Session, ports: tuple[Function, ...]) -> dict[A
 
 
 async def _ports(
-    session: Session, topology: Topology, leases: tuple[Lease, ...], devices: tuple[Device, ...]
+    session: Session, topology: Topology, listed: LeaseList, devices: tuple[Device, ...]
 ) -> tuple[Port, ...]:
     ports = tuple(function for function in topology if function.is_port)
-    links = await session.read(
-        *((p.address, p.capabilities.express + LINK_STATUS.offset, LINK_STATUS.width) for p in ports)
-    )
+    found = await links(session, topology)
     controls = await slot_controls(session, ports)
     reports = await asyncio.gather(*(_slot(session, port) for port in ports))
     return tuple(
-        Port(
-            port=str(port.address),
-            slot=None if port.slot is None else port.slot_number,
-            state=None if report is None else str(report.state),
-            link=_link(link),
-            masked=masked(port, controls[port.address]),
-            lease=None if (lease := covering(port.address, topology, leases)) is None else lease.id,
-            devices=tuple(device for device in devices if device.port == port.address),
-        )
-        for port, link, report in zip(ports, links, reports, strict=True)
+        _port(port, found[port.address], controls[port.address], report, topology, listed, devices)
+        for port, report in zip(ports, reports, strict=True)
+    )
+
+
+def _port(
+    port: Function,
+    link: Link | None,
+    control: int | None,
+    report: SlotReport | None,
+    topology: Topology,
+    listed: LeaseList,
+    devices: tuple[Device, ...],
+) -> Port:
+    lease = covering(port.address, topology, listed.leases)
+    quarantine = quarantine_of(port.address, topology, listed.quarantines)
+    return Port(
+        port=str(port.address),
+        slot=None if port.slot is None else port.slot_number,
+        state=None if report is None else str(report.state),
+        link=None if link is None else link.text,
+        link_could=None if link is None else link.below,
+        masked=masked(port, control),
+        lease=None if lease is None else lease.id,
+        quarantine=None if quarantine is None else quarantine.why or "in quarantine",
+        devices=tuple(device for device in devices if device.port == port.address),
     )
 
 
@@ -139,30 +171,32 @@ async def _slot(session: Session, port: Function) -> SlotReport | None:
     return report
 
 
-def _link(link_status: int | None) -> str | None:
-    if link_status is None:
-        return None
-    if not link_status & LinkStatus.LINK_ACTIVE:
-        return "down"
-    speed = link_status & LINK_SPEED
-    width = (link_status & LINK_WIDTH) >> LINK_WIDTH_SHIFT
-    return f"{_GIGATRANSFERS.get(speed, '?')} GT/s x{width}"
-
-
 def _rows(port: Port) -> list[tuple[str | Text, ...]]:
     """Return one row per device of the port; the port's own columns stand in the first."""
     own: tuple[str | Text, ...] = (
         port.port,
         "-" if port.slot is None else str(port.slot),
         port.state or "-",
-        port.link or "no answer",
-        _coloured("masked", "yellow") if port.masked else "-",
+        _link(port),
+        _mask(port),
         port.lease or "-",
     )
     blank: tuple[str | Text, ...] = ("",) * len(own)
     return [
         (*(blank if index else own), *device) for index, device in enumerate([_device(d) for d in port.devices] or [()])
     ]
+
+
+def _link(port: Port) -> str | Text:
+    if port.link_could is None:
+        return port.link or "no answer"
+    return _coloured(f"{port.link} (degraded: could be {port.link_could})", "yellow")
+
+
+def _mask(port: Port) -> str | Text:
+    if port.quarantine is not None:
+        return _coloured("quarantine", "bold red")
+    return _coloured("masked", "yellow") if port.masked else "-"
 
 
 def _device(device: Device) -> tuple[str | Text, ...]:
@@ -186,19 +220,36 @@ async def topology(session: Session, *, as_json: bool) -> None:
     if as_json:
         print_json(found.functions)
         return
-    tree = Tree(session.host)
+    held = {one.port for one in (await session.leases()).quarantines}
+    tree = Tree(session.host + (" (firmware first)" if found.firmware_first else ""))
     for function in found:
         if function.parent is None:
-            _grow(tree, function, found)
+            _grow(tree, function, found, held)
     console().print(tree)
 
 
-def _grow(tree: Tree, function: Function, found: Topology) -> None:
-    kind = function.kind.name.lower().replace("_", " ")
-    slot = "" if function.slot is None else f"  Slot({function.slot_number})"
-    branch = tree.add(Text(f"{function.address}  {kind}{slot}  {function.identity}"))
+def _grow(tree: Tree, function: Function, found: Topology, held: set[Address]) -> None:
+    text = Text(describe_function(function))
+    if function.address in held:
+        text.append("  in quarantine", style="bold red")
+    branch = tree.add(text)
     for child in found.children(function.address):
-        _grow(branch, child, found)
+        _grow(branch, child, found, held)
+
+
+def describe_function(function: Function) -> str:
+    """Name a function for people: where, what kind, which slot, whose, and who it says it is."""
+    slot = "" if function.slot is None else f"  Slot({function.slot_number})"
+    collects = f"  for {' '.join(map(str, function.associated))}" if function.associated else ""
+    return f"{function.address}  {_kind(function)}{slot}{collects}  {function.identity}"
+
+
+def _kind(function: Function) -> str:
+    if function.physical is not None:
+        return f"virtual function of {function.physical}"
+    if not function.capabilities.express and not function.kind.is_bridge:
+        return "conventional device"
+    return _KINDS.get(function.kind, function.kind.name.lower().replace("_", " "))
 
 
 async def leases(session: Session, *, as_json: bool) -> None:
@@ -223,3 +274,7 @@ async def leases(session: Session, *, as_json: bool) -> None:
     ]
     columns = ("LEASE", "PORT", "RANK", "CAUSE", "HOLDER", "AGE", "SILENT", "MASKED SLOTS")
     print_table(columns, rows, empty="no open leases")
+    for quarantine in listed.quarantines:
+        tell(f"{quarantine.port} is in quarantine: {quarantine.why}; `holdfast quarantine list` tells more")
+    for port in listed.edr:
+        tell(f"{port}: the firmware awaits the answer to its EDR notification")

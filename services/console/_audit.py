@@ -1,0 +1,114 @@
+"""`audit`: what registers hold that nobody answers for. Of a live host, of an `lspci -xxxx` dump, or of a sysfs tree."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import msgspec
+import typer
+from rich.text import Text
+
+from . import _audit_live, _audit_lspci, _audit_sysfs
+from ._audit_checks import Finding, Readings, Severity, judge, only_headers, unread
+from ._audit_live import Explained
+from ._exit import ExitCode, Failure
+from ._options import DEFAULT_HOST, DEFAULT_TIMEOUT_S, DEFAULT_URL, Host, Json, Nats, Timeout
+from ._output import print_json, print_table, tell
+from ._run import ask
+from ._session import Session
+
+_STYLES: Final = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.NOTE: "dim"}
+_STDIN: Final = Path("-")
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What an audit found, as `--json` prints it. `explained`: what a lease, a quarantine or the firmware answers for."""
+
+    source: str
+    functions: int
+    findings: tuple[Finding, ...]
+    explained: tuple[Explained, ...] = ()
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """Notes are no findings."""
+        clean = all(finding.severity is Severity.NOTE for finding in self.findings)
+        return ExitCode.OK if clean else ExitCode.FAILED
+
+
+def audit(
+    lspci: Annotated[
+        Path | None, typer.Option("--lspci", help="A dump made by `lspci -xxxx`; - for stdin. Needs no bus.")
+    ] = None,
+    sysfs: Annotated[
+        Path | None, typer.Option("--sysfs", help="A tree like /sys/bus/pci/devices, only read. Needs no bus.")
+    ] = None,
+    nats: Nats = DEFAULT_URL,
+    host: Host = DEFAULT_HOST,
+    as_json: Json = False,
+    timeout: Timeout = DEFAULT_TIMEOUT_S,
+) -> None:
+    """Look for masks, resets and silenced errors that nobody answers for. Exit code 7 if there are any."""
+    if lspci is not None and sysfs is not None:
+        raise Failure(ExitCode.USAGE, "--lspci and --sysfs exclude each other: give one of them")
+    if lspci is not None:
+        name = "standard input" if lspci == _STDIN else str(lspci)
+        raise typer.Exit(_offline(name, _dumped(lspci, name), as_json=as_json))
+    if sysfs is not None:
+        try:
+            found = _audit_sysfs.read(sysfs)
+        except _audit_sysfs.TreeError as error:
+            raise Failure(ExitCode.USAGE, f"{sysfs}: {error}") from error
+        raise typer.Exit(_offline(str(sysfs), found, as_json=as_json))
+
+    async def live(session: Session) -> ExitCode:
+        look = await _audit_live.audit(session)
+        report = Report(f"host {session.host}", look.functions, look.findings, look.explained)
+        return _show(report, as_json=as_json)
+
+    ask(nats, host, timeout, live)
+
+
+def _dumped(path: Path, name: str) -> Readings:
+    """Read a dump from a file or stdin. Raises Failure, naming it."""
+    try:
+        content = sys.stdin.buffer.read() if path == _STDIN else path.read_bytes()
+        return _audit_lspci.parse(content.decode("utf-8", errors="replace"))
+    except OSError as error:
+        raise Failure(ExitCode.USAGE, f"{name} cannot be read: {error.strerror}") from error
+    except _audit_lspci.DumpError as error:
+        raise Failure(ExitCode.USAGE, f"{name}: {error}") from error
+
+
+def _offline(source: str, read: Readings, *, as_json: bool) -> ExitCode:
+    """Judge what was read without a bus. Raises Failure where that would find nothing whatever there is."""
+    findings = [finding for image in read.images for finding in judge(image)]
+    findings += [unread(function, why) for function, why in read.unread.items()]
+    report = Report(source, len(read.images) + len(read.unread), tuple(findings))
+    if report.exit_code is ExitCode.OK and only_headers(read.images):
+        told = "only headers of 64 bytes are there, from which slots, links and errors cannot be judged"
+        raise Failure(ExitCode.USAGE, f"{source}: {told}; read it as root, and all of it: lspci -xxxx")
+    if not as_json and report.exit_code is not ExitCode.OK:
+        tell("registers alone do not tell who holds a lease: what one masks while it is open is found here as well")
+    return _show(report, as_json=as_json)
+
+
+def _show(report: Report, *, as_json: bool) -> ExitCode:
+    if as_json:
+        print_json(report)
+        return report.exit_code
+    columns = ("FUNCTION", "SEVERITY", "REGISTER", "FINDING", "WHAT TO DO")
+    clean = f"{report.source}: {report.functions} functions, no findings"
+    print_table(columns, [_row(finding) for finding in report.findings], empty=clean)
+    for one in report.explained:
+        tell(f"{one.finding.function} {one.finding.check.replace('_', ' ')}: no finding, it is explained by {one.by}")
+    return report.exit_code
+
+
+def _row(finding: Finding) -> tuple[str | Text, ...]:
+    register: Any = finding.register
+    held = "-" if register is None or finding.value is None else f"{register} {finding.value:#06x}"
+    severity = Text(finding.severity, style=_STYLES[finding.severity])
+    return (finding.function, severity, held, finding.why, finding.todo or "-")

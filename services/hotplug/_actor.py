@@ -25,10 +25,10 @@ from ._judge import Row, Verdict, View, judge
 from ._keeper import Keeper, Shop, Survey
 from ._look import Look
 from ._operation import Held, SlotOperation, slot_operation
-from ._presence import Presence, reseated
+from ._presence import Pins, Presence
 from ._quarantine import Quarantined
 from ._reading import CHANGES, look, seen
-from ._slot import OCCUPIED, SlotEvent, following
+from ._slot import OCCUPIED, PARKABLE, SlotEvent, following
 from ._survey import compare
 from ._work import NotReady, Work
 
@@ -54,10 +54,10 @@ class SlotActor(Keeper):
         self.events = Events(self)
         self._quarantined = Quarantined(self)
         self._function = shop.topology.get(port)
-        self._begun = False
-        self._deferring = False
+        self._begun = self._deferring = False
         self._decided = False  # the last look could judge the slot, and so may thaw its channels
         self._operation: SlotOperation | None = None
+        self._pins = Pins()
         self._retry_at: float | None = None  # when a card that was silent is tried again
         self._retry_after = self.context.settings.reconcile_s
 
@@ -71,7 +71,7 @@ class SlotActor(Keeper):
 
     def report(self) -> SlotReport:
         """Return the slot as it is known now: one that will go off, once a recovery is over, is going off (scenario 12)."""
-        parked = self.asks.parked and self.state in OCCUPIED
+        parked = self.asks.parked and self.state in PARKABLE
         return SlotReport(
             port=self.port,
             slot_number=self.function.slot_number,
@@ -137,7 +137,7 @@ class SlotActor(Keeper):
                 latched=bool(reading.latched),
                 identity=compare(
                     survey.findings.values(),
-                    reseated=reseated(slot_status=reading.status, slot_control=reading.control),
+                    reseated=self._pins.reseated(slot_status=reading.status, slot_control=reading.control),
                     latched=bool(reading.latched),
                 ),
             )

@@ -17,7 +17,7 @@ from shared.runtime import Request
 
 from ._indicators import has
 from ._presence import Presence
-from ._slot import OCCUPIED
+from ._slot import OCCUPIED, PARKABLE
 
 if TYPE_CHECKING:
     from ._actor import SlotActor
@@ -56,7 +56,7 @@ class Asks:
                 await self._power_off()
             return True
         if self.parked:
-            if actor.state in OCCUPIED:
+            if actor.state in PARKABLE:
                 return await actor.switch_off("power off, parked during a recovery", "switched off by request")
             self.parked = False
         return False

@@ -36,11 +36,14 @@ class WrongTransition(AssertionError):  # noqa: N818 - named for what is true
 
 
 OCCUPIED: Final = frozenset({SlotState.ON, SlotState.BLINKING_OFF})
+PARKABLE: Final = OCCUPIED | {SlotState.OFF}  # in which a power-off that was absorbed can be brought to its end
 
 TRANSITIONS: Final[dict[SlotState, dict[SlotEvent, SlotState]]] = {
     SlotState.OFF: {
         SlotEvent.PRESS: SlotState.BLINKING_ON,
         SlotEvent.ENABLE: SlotState.POWER_ON,
+        # A power-off that recovery absorbed after the functions had left: it is brought to its end.
+        SlotEvent.DISABLE: SlotState.POWER_OFF,
         SlotEvent.FOUND: SlotState.ON,
         SlotEvent.EMPTY: SlotState.OFF,
     },

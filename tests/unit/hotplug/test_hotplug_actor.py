@@ -198,6 +198,30 @@ async def test_p5_a_power_off_that_was_absorbed_is_tried_again(lab: Lab) -> None
     assert len(ask.answers) == 1
 
 
+async def test_p5_a_power_off_absorbed_after_its_functions_had_left_still_ends_with_the_slot_off(lab: Lab) -> None:
+    """The link may be up by then: without the request in mind, the slot would be brought up again."""
+    await lab.occupied()
+
+    def absorbed(operation: Operation) -> None:
+        if operation.verb is Verb.MODIFY and operation.function == CARD:  # the card goes quiet: the last thing before
+            lab.bench.cover("r1")
+
+    lab.bench.on_execute = absorbed
+    ask = Ask(subjects.slot("lab", PORT, "power_off"))
+    lab.actor.asks.put(cast("Any", ask))
+    await lab.look()
+    lab.bench.on_execute = lambda _: None
+    assert lab.device().present is False
+    assert lab.actor.report().state is SlotState.POWER_OFF
+    lab.bench.uncover()
+    await lab.look(Wake.ENDED)
+    assert lab.state() is SlotState.OFF
+    assert lab.actor.report().state is SlotState.OFF
+    await lab.look()
+    assert lab.state() is SlotState.OFF
+    assert not lab.said(What.DEVICE_ADDED)
+
+
 async def test_a_power_request_during_a_recovery_is_refused_and_names_the_lease(lab: Lab) -> None:
     await lab.occupied()
     lab.bench.cover("r1")

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from services.hotplug._slot import OCCUPIED, TRANSITIONS, SlotEvent, WrongTransition, following
+from services.hotplug._slot import PARKABLE, TRANSITIONS, SlotEvent, WrongTransition, following
 from shared.protocol.requests import SlotState
 
 WORKING = {SlotState.POWER_ON, SlotState.POWER_OFF}
@@ -44,7 +44,7 @@ def test_a_press_during_an_operation_is_no_transition() -> None:
     assert all(SlotEvent.PRESS not in TRANSITIONS[state] for state in WORKING)
 
 
-def test_only_an_occupied_slot_is_disabled_and_only_a_free_one_enabled() -> None:
+def test_a_slot_is_disabled_while_occupied_or_to_end_what_was_absorbed_and_only_a_free_one_enabled() -> None:
     for state, row in TRANSITIONS.items():
-        assert (SlotEvent.DISABLE in row) == (state in OCCUPIED)
+        assert (SlotEvent.DISABLE in row) == (state in PARKABLE)
         assert (SlotEvent.ENABLE in row) == (state in {SlotState.OFF, SlotState.BLINKING_ON})

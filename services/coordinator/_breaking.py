@@ -39,8 +39,8 @@ async def break_lease(port: Port, asked: Break) -> Message:
         return ended
     work.say(What.RECOVERY_BROKEN, by=asked.by, step=work.journal.record.step)
     work.journal.change(broken=asked.by)
+    await works.stop_inside(work)
     if gently:
-        await works.stop_inside(asked.lease)
         await work.journal.save()
         return ended
     await works.stop(work)

@@ -12,6 +12,7 @@ from shared.pcie.registers import (
     AF_INITIATE_FLR,
     DEVICE_CONTROL,
     PM_CONTROL,
+    PM_POWER_STATE,
     DeviceControl,
 )
 from shared.protocol.requests import ResetMethod
@@ -20,7 +21,6 @@ from shared.recovery import read as reading
 
 IN_FUNCTION: Final = frozenset({ResetMethod.FLR, ResetMethod.AF_FLR, ResetMethod.PM})  # they take no link down (P1)
 
-_POWER_STATE: Final = 0x3  # PowerState of PM Control/Status (§7.5.2.2)
 _D3_HOT: Final = 0x3
 _NO_SOFT_RESET: Final = 0x8  # §7.5.2.2: D3hot to D0 keeps the function's state, so it is no reset
 
@@ -47,7 +47,7 @@ def abilities(function: Function) -> Logic[frozenset[ResetMethod]]:
 def _can(method: ResetMethod, value: int) -> bool:
     if method is ResetMethod.AF_FLR:
         return bool(value & AF_FUNCTION_LEVEL_RESET)
-    return not value & (_NO_SOFT_RESET | _POWER_STATE)  # as Linux: only from D0
+    return not value & (_NO_SOFT_RESET | PM_POWER_STATE)  # as Linux: only from D0
 
 
 def reset_function(function: Function, method: ResetMethod) -> Logic[None]:
@@ -56,7 +56,7 @@ def reset_function(function: Function, method: ResetMethod) -> Logic[None]:
     if method is ResetMethod.PM:
         at = caps.power_management + PM_CONTROL.offset
         for state in (_D3_HOT, 0):
-            yield Do((modify(address, at, PM_CONTROL.width, mask=_POWER_STATE, value=state),))
+            yield Do((modify(address, at, PM_CONTROL.width, mask=PM_POWER_STATE, value=state),))
             yield Pause(timing.PM_D3HOT_TO_D0, "power state")
         return
     if method is ResetMethod.FLR:

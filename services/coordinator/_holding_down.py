@@ -1,7 +1,9 @@
 """Ports that do not come up again: waiting before another try, and holding them down for good. Pure logic.
 
 A port with DPC is held down by containment, any other by Link Disable: both keep the link down over everything that
-follows, also over our own death, until the fabric's record of the quarantine is lifted (DESIGN 4, Storms).
+follows, also over our own death, until the fabric's record of the quarantine is lifted (DESIGN 4, Storms). Where the
+firmware comes first it is Link Disable for all: containment may be released only as long as its EDR event is open, and
+whoever lifts the quarantine comes after that.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from shared.recovery import (
     port_reads,
     port_view,
     read,
+    release,
     values,
 )
 
@@ -57,20 +60,25 @@ def wait_for_retry(ports: tuple[Function, ...], seconds: float) -> Logic[None]:
         now = yield Pause(min(LOOK_S, until - now), "another try")
 
 
-def hold_down(port: Function, *, may_contain: bool) -> Logic[bool]:
-    """Keep the port's link down: contained if it can be and `may_contain`, else disabled. False: nothing would do."""
+def hold_down(port: Function, *, firmware_first: bool = False, firmware_owned: bool = False) -> Logic[bool]:
+    """Keep the port's link down: contained if it can be, else disabled. False: nothing would do, or nobody is there (P8).
+
+    `firmware_first`: disabled, and not contained any more; unless `firmware_owned`, which forbids to release it.
+    """
     view = yield from look_at(port)
-    if view is None or not port.is_port:
+    if view is None or view.known_gone or not port.is_port:
         return False
-    if may_contain and not view.contained and port.capabilities.dpc:
+    if not firmware_first and not view.contained and port.capabilities.dpc:
         view = yield from _contain(port, view)
-    if not view.contained and not view.disabled:
+    if (firmware_first or not view.contained) and not view.disabled:
         bit = int(LinkControl.LINK_DISABLE)
         offset = port.capabilities.express + LINK_CONTROL.offset
         yield Do((modify(port.address, offset, LINK_CONTROL.width, mask=bit, value=bit),))
     if view.in_reset:  # only now, or the link would come up in between
         bit = int(BridgeControl.SECONDARY_BUS_RESET)
         yield Do((modify(port.address, BRIDGE_CONTROL.offset, BRIDGE_CONTROL.width, mask=bit, value=0),))
+    if firmware_first and not firmware_owned:
+        yield from release(port, clear_disable=False)
     held = yield from look_at(port)
     return held is not None and (held.contained or held.disabled)
 

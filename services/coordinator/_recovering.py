@@ -199,19 +199,23 @@ class RecoveryWork(Work):
         self._verified = await self.drive(settle(self.handle.lease, self.topology))
 
     async def _hold_down(self) -> None:
-        """Hold the ports of the quarantine down; whom nothing holds down is not in it."""
+        """Hold the ports of the quarantine down; whom nothing holds down is not in it, but rolled forward like others."""
         await self._widen()
         record = self.journal.record
+        firmware = {
+            "firmware_first": self.topology.firmware_first,
+            "firmware_owned": self.handle.lease.firmware_owned,
+        }
         held = []
         for address in record.quarantine:
             port = self.topology.find(address)
-            may_contain = not self.handle.lease.firmware_owned
-            if port is not None and await self.drive(hold_down(port, may_contain=may_contain)):
+            if port is not None and await self.drive(hold_down(port, **firmware)):
                 held.append(address)
             else:
                 self.say(What.RECOVERY_PROGRESS, address, step=Step.QUARANTINE, skipped="nothing holds it down")
         if len(held) != len(record.quarantine):
             await self.journal.enter(Step.QUARANTINE, quarantine=tuple(held))
+            self._verified = await self.roll_forward()
         self._verified = self._verified or port_alone(self.port)
 
     async def make_closable(self) -> None:

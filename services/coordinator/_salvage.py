@@ -14,12 +14,16 @@ from shared.protocol.fabric import FunctionOutcome, Result
 from shared.protocol.facts import What
 from shared.protocol.requests import DriverStep
 from shared.recovery import Step
-from shared.runtime import Context, FabricClient, LeaseHandle
+from shared.runtime import Context, FabricClient, LeaseHandle, RefusedError
 
 from ._journal import Journal
 from ._work import Work
 
 BY: Final = "holdfast"  # who breaks it
+_PAIRS: Final = (
+    (DriverStep.ERROR_DETECTED, DriverStep.RESUME),
+    (DriverStep.RESET_PREPARE, DriverStep.RESET_DONE),
+)
 
 
 class Salvage(Work):
@@ -47,13 +51,18 @@ class Salvage(Work):
             step=record.step,
         )
         await self.enter(Step.RELEASE)
-        await self.roll_forward()
+        try:
+            await self.roll_forward()
+        except RefusedError as refused:  # again and again, as before: what close does not refuse for is left as it is
+            self.say(What.RECOVERY_PROGRESS, step=Step.RELEASE, why=refused.refused.message)
 
     async def conclude(self, outcomes: Sequence[FunctionOutcome]) -> None:
-        """Judge, as all works do; but whose driver was left frozen has failed."""
-        told = self.journal.told(DriverStep.ERROR_DETECTED)
-        resumed = self.journal.told(DriverStep.RESUME)
-        left = told.keys() - resumed.keys()
+        """Judge, as all works do; but whose driver was left frozen, or prepared for a reset, has failed."""
+        left = {
+            function
+            for begun, ended in _PAIRS
+            for function in self.journal.told(begun).keys() - self.journal.told(ended).keys()
+        }
         await super().conclude(
             [
                 FunctionOutcome(function=one.function, result=Result.FAILED)

@@ -46,14 +46,28 @@ async def adopt(works: Works, lease: Lease, ended: Callable[[], object]) -> None
 
 
 async def record_under(works: Works, lease: Lease) -> Recovery:
-    """Return a lease's journal; for one who died before he wrote any, a blank one with what those absorbed left."""
+    """Return a lease's journal; for one who died before he wrote any, a blank one with what was left to it."""
     found = await _journal_of(works, lease.port)
     if found is not None and found.lease == lease.id:
         return found
-    absorbed = {one.lease.id for one in (await works.fabric.leases()).retired if one.absorbed_by == lease.id}
-    entries = await works.context.bus.keys(f"recovery.{works.context.host}.") if absorbed else ()
+    return await with_what_was_left(works, blank(lease), lease)
+
+
+async def with_what_was_left(works: Works, record: Recovery, lease: Lease) -> Recovery:
+    """Return the record of a lease that begins, with what was begun with drivers before it, as far as journals tell.
+
+    That is under the leases that it absorbed, under the one that began the quarantine that it lifts (drivers without
+    callbacks were unbound there, P3), and in a reset inside this very lease.
+    """
+    before = {one.lease.id for one in (await works.fabric.leases()).retired if one.absorbed_by == lease.id}
+    if lease.lifted is not None:
+        before.add(lease.lifted)
+    entries = await works.context.bus.keys(f"recovery.{works.context.host}.")
     records = (record_of(works.context, entry) for entry in entries)
-    return inherit(blank(lease), (one for one in records if one is not None and one.lease in absorbed))
+    return inherit(
+        record,
+        (one for one in records if one is not None and (one.lease in before or one.details.get(INSIDE) == lease.id)),
+    )
 
 
 async def _journal_of(works: Works, port: Address) -> Recovery | None:

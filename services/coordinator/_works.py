@@ -15,6 +15,7 @@ from shared.protocol.records import Recovery
 from shared.protocol.requests import Cause
 from shared.runtime import BusError, Context, FabricClient
 
+from ._journal import inherit
 from ._recovering import RecoveryWork
 from ._resetting import ResetWork
 from ._storms import Storms
@@ -88,11 +89,13 @@ class Works:
         task.cancel()
         await asyncio.wait({task})
 
-    async def stop_inside(self, hold: str) -> None:
-        """Stop the resets that run inside a hold: it rolls forward what they leave."""
+    async def stop_inside(self, hold: Work) -> None:
+        """Stop the resets that run inside a hold: it rolls forward what they leave, and ends what drivers prepared for."""
         for work, _ in tuple(self._running.values()):
-            if isinstance(work, ResetWork) and work.inside == hold:
+            if isinstance(work, ResetWork) and work.inside == hold.id:
                 await self.stop(work)
+                hold.journal.record = inherit(hold.journal.record, (work.journal.record,))
+                work.say(What.RECOVERY_CLOSED, absorbed_by=hold.id, verdicts={})
 
     async def absorbed(self, leases: tuple[str, ...], heir: str, port: Address) -> tuple[Recovery, ...]:
         """Stop the works whose leases an heir has absorbed, and journal so where the heir's record does not stand.
@@ -107,6 +110,7 @@ class Works:
             work, task = found
             task.cancel()
             await asyncio.wait({task})
+            await self.stop_inside(work)
             left.append(work.journal.record)
             work.say(What.RECOVERY_CLOSED, absorbed_by=heir, verdicts={})
             if work.port != port:

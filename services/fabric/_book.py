@@ -138,13 +138,15 @@ class Began(Message, frozen=True, tag="book"):
 
 
 class Enumerated(Message, frozen=True, tag="enumerated"):
-    """All functions known from now on."""
+    """All functions known from now on. The quarantine of a port that is forgotten is over: its card was taken away."""
 
     known: tuple[Known, ...]
 
     def applied_to(self, book: Book) -> Book:
         """Return the book after this entry."""
-        return msgspec.structs.replace(book, known=self.known)
+        here = {one.function.address for one in self.known}
+        quarantines = tuple(one for one in book.quarantines if one.port in here)
+        return msgspec.structs.replace(book, known=self.known, quarantines=quarantines)
 
 
 class Found(Message, frozen=True, tag="found"):
@@ -355,7 +357,7 @@ def _retire(book: Book, lease: str, outcomes: tuple[FunctionOutcome, ...], heir:
         role=holding.lease.role,
         port=holding.lease.port,
         retired=RetiredLease(
-            lease=holding.lease.ref, outcomes=outcomes, absorbed_by=heir, accepted=holding.lease.accept
+            lease=holding.lease.ref, outcomes=outcomes, absorbed_by=heir, accepted=holding.lease.accepts
         ),
     )
     return msgspec.structs.replace(

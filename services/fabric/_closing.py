@@ -18,7 +18,7 @@ from shared.recovery import Do, LeaseClosed, close_lease, links_now, look_at, re
 from . import _debts as debts
 from ._book import Answered, Book, Closing, Decided, Holding, Retired
 from ._effects import Answer, Command, Enumerate, Persist, tell
-from ._firmware import answers, unrecovered
+from ._firmware import answers, is_nobodys, unrecovered
 from ._leases import held, refuse
 from ._mask import mask
 from ._opening import silence
@@ -148,8 +148,8 @@ def answer_firmware(book: Book) -> Command[Book]:
 
 
 def notified(book: Book, port: Address) -> Command[None]:
-    """Answer at once what no lease will: a port that is not known, and an answer that did not arrive."""
-    if book.topology.find(port) is None and all(one.port != port for one in book.answers):
+    """Answer at once what no lease will: a port that is nobody's, and an answer that did not arrive."""
+    if is_nobodys(book, port) and all(one.port != port for one in book.answers):
         book = yield Persist(Decided(answer=unrecovered(port)))
     yield from answer_firmware(book)
 

@@ -197,7 +197,10 @@ def _enumerate(book: Book, lease: Lease, bridge: Address) -> Command[tuple[int, 
         forget=before if forgets else frozenset(),
     )
     if known != book.known:
+        down = book.down
         book = yield Persist(Enumerated(known=known))
+        for port in sorted(down - book.down):
+            yield tell(What.QUARANTINE_LIFTED, port, lease.id, lease.cause, by=f"{lease.holder}: the port is gone")
     return len(behind), book
 
 

@@ -11,7 +11,8 @@ port, and of all below, are ours. Two things must never be lost: that an event i
     answered          `_OST`, then written down. A fabric that dies in between answers again when it is back
 
 So whoever crashes, the firmware hears at least once, and the same. A lease that was opened before the event, or whose
-port it does not cover, has not dealt with it and answers nothing: nor does a slot operation.
+port it does not cover, has not dealt with it and answers nothing: nor does a slot operation. What no lease will deal
+with, since its port is not known or in quarantine, is answered at once: it has failed.
 """
 
 from __future__ import annotations
@@ -89,10 +90,11 @@ def _reports_surprise_down(port: Function) -> Command[bool]:
 
 def answers(book: Book, lease: Lease, outcomes: tuple[FunctionOutcome, ...]) -> Command[tuple[Answer, ...]]:
     """Return what the firmware is to be told once `lease` is retired: an answer to each open event that it covers."""
-    topology = book.topology
-    found = [unrecovered(port) for port in book.edr if topology.find(port) is None]  # forgotten in the meantime
+    topology, holding = book.topology, book.by_id(lease.id)
+    left_down = () if holding is None else holding.quarantine
+    found = {port: unrecovered(port) for port in book.edr if is_nobodys(book, port, left_down)}
     if lease.firmware_owned or lease.rank is Rank.SLOT_OPERATION:
-        return tuple(found)
+        return tuple(found.values())
     domain = {function.address for function in topology.domain(lease.port)}
     for address in (port for port in book.edr if port in domain):
         port = topology.get(address)
@@ -101,10 +103,18 @@ def answers(book: Book, lease: Lease, outcomes: tuple[FunctionOutcome, ...]) -> 
         recovered = view is not None and not view.contained
         recovered = recovered and all(one.result is Result.RECOVERED for one in outcomes if one.function in here)
         status = SUCCESS if recovered else FAILURE
-        found.append(Answer(port=address, status=status, lease=lease.id, cause=lease.cause))
-    return tuple(found)
+        found[address] = Answer(port=address, status=status, lease=lease.id, cause=lease.cause)
+    return tuple(found.values())
+
+
+def is_nobodys(book: Book, port: Address, left_down: tuple[Address, ...] = ()) -> bool:
+    """Tell whether no lease will deal with an event of `port`: it is not known, or in quarantine, as is `left_down`."""
+    if book.topology.find(port) is None:
+        return True
+    above = {port, *(bridge.address for bridge in book.topology.ancestors(port))}
+    return not above.isdisjoint((*left_down, *(one.port for one in book.quarantines)))
 
 
 def unrecovered(port: Address) -> Answer:
-    """Return the answer for a port that nobody can recover: it is not there."""
+    """Return the answer for a port that nobody will recover."""
     return Answer(port=port, status=FAILURE)

@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from shared.pcie import Address, Function, Topology, answered
+from shared.pcie import Address, Function, IdentityField, Topology, answered
 from shared.pcie import registers as reg
 from shared.protocol import Reason, Refused
 from shared.protocol.fabric import (
@@ -124,9 +124,10 @@ class _Legacy(msgspec.Struct, frozen=True):
     links: dict[Address, SavedLink]
     quiet: dict[Address, SavedReporting]
     debts: Debts
+    accept: dict[Address, tuple[IdentityField, ...]]  # of functions, from leases below: it means nobody else's (P4)
 
 
-def _legacy(leases: Iterable[Lease], lifted: Quarantine | None) -> _Legacy:
+def _legacy(port: Address, leases: Iterable[Lease], lifted: Quarantine | None) -> _Legacy:
     before = tuple(leases)
     slots = {slot.port: slot for lease in before for slot in lease.slots}
     links = {link.port: link for lease in before for link in lease.links}
@@ -136,7 +137,12 @@ def _legacy(leases: Iterable[Lease], lifted: Quarantine | None) -> _Legacy:
         links |= {link.port: link for link in lifted.links}
         owed.append(Debts(link_disabled=(lifted.port,)))  # if that is what held it down: registers say
     quiet = {one.function: one for lease in before for one in lease.quiet}
-    return _Legacy(slots=slots, links=links, quiet=quiet, debts=debts.merge(owed))
+    accept = {
+        one.address: tuple(sorted({*one.accept, *(() if lease.port == port else lease.accept)}))
+        for lease in before
+        for one in lease.functions
+    }
+    return _Legacy(slots=slots, links=links, quiet=quiet, debts=debts.merge(owed), accept=accept)
 
 
 def _lease(
@@ -148,7 +154,7 @@ def _lease(
     quarantines = tuple(one for one in book.quarantines if one != lifted)
     quarantined = inside(topology, quarantines, port)
     before = [*admission.absorbed, *([own.lease] if own is not None else [])]
-    legacy = _legacy(before, lifted)
+    legacy = _legacy(port, before, lifted)
     domain = reachable(topology, port, quarantined)
     firmware_owned = not handed_over(topology, book.edr, port)
     slots = tuple(one for one in domain if one.address in legacy.slots)
@@ -156,7 +162,7 @@ def _lease(
         slots = tuple(one for one in domain if one.hotplug_capable)
     inherited = {**legacy.slots, **_speaking(quarantines, quarantined)}
     saved = yield from save(book, slots, inherited, firmware_owned=firmware_owned)
-    functions = yield from _functions(book, domain, masked=frozenset(slot.port for slot in saved))
+    functions = yield from _functions(book, domain, legacy, masked=frozenset(slot.port for slot in saved))
     lease = Lease(
         id=asked.id,
         token=book.minted + 1,
@@ -170,10 +176,11 @@ def _lease(
         slots=saved,
         functions=functions,
         links=(yield from _links(book, domain, legacy.links)),
-        accept=tuple(sorted({*asked.accept, *(one for lease in before for one in lease.accept)})),
+        accept=tuple(sorted({*asked.accept, *(one for lease in before if lease.port == port for one in lease.accept)})),
         quiet=(yield from _quiet(book, asked, port, legacy.quiet)),
         quarantined=quarantined,
         firmware_owned=firmware_owned,
+        lifted=None if lifted is None else lifted.lease,
     )
     if own is not None:
         kept = {name: getattr(own.lease, name) for name in _KEPT_WHEN_WIDENED}
@@ -191,7 +198,7 @@ def _speaking(quarantines: tuple[Quarantine, ...], quarantined: tuple[Address, .
 
 
 def _functions(
-    book: Book, domain: tuple[Function, ...], *, masked: frozenset[Address]
+    book: Book, domain: tuple[Function, ...], legacy: _Legacy, *, masked: frozenset[Address]
 ) -> Command[tuple[SavedFunction, ...]]:
     """Return who is in the domain, what may be restored under the lease, and which errors are logged now."""
     found = []
@@ -206,6 +213,7 @@ def _functions(
                 registers=as_masked(known) if function.address in masked else known.registers,
                 uncorrectable=uncorrectable,
                 correctable=correctable,
+                accept=legacy.accept.get(function.address, ()),
             )
         )
     return tuple(found)

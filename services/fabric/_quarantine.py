@@ -18,6 +18,9 @@ In between the record rules, by this table:
     any of these, at the port                  not let go of it, nor enable Link State Changed: QUARANTINED
     any of these, behind the port              not write: QUARANTINED
 
+A port that slot operations have forgotten, because it went away with the card that it is part of, ends its quarantine:
+whatever is seated there next begins anew (P4).
+
 Registers may forget what the record says: a reset from above clears Link Disable (rolling forward sets it again), and
 so does a host that loses power (the fabric sets it again, when it sees the hardware).
 """

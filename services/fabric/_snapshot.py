@@ -74,6 +74,8 @@ def _transient(function: Function, offset: int) -> int:
     """Return the bits of a register that act, and that nobody wants put back."""
     caps = function.capabilities
     acting: dict[int, int] = {}
+    if caps.power_management:  # a reset by power management goes by D3hot, and may be taken over there
+        acting[caps.power_management + reg.PM_CONTROL.offset] = reg.PM_POWER_STATE
     if caps.express:
         acting[caps.express + reg.DEVICE_CONTROL.offset] = reg.DeviceControl.INITIATE_FLR
         acting[caps.express + reg.LINK_CONTROL.offset] = reg.LinkControl.LINK_DISABLE | reg.LinkControl.RETRAIN_LINK

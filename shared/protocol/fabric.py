@@ -93,6 +93,7 @@ class SavedFunction(msgspec.Struct, frozen=True, kw_only=True):
     registers: tuple[SavedRegister, ...] = ()
     uncorrectable: int | None = None  # AER status at open; None: no answer then, or no AER
     correctable: int | None = None
+    accept: tuple[IdentityField, ...] = ()  # besides `Lease.accept`: what a lease meant that was absorbed, and is below
 
 
 class Debts(msgspec.Struct, frozen=True, kw_only=True):
@@ -143,6 +144,12 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     quiet: tuple[SavedReporting, ...] = ()
     quarantined: tuple[Address, ...] = ()  # ports of the domain that are left as they are, and all below them
     firmware_owned: bool = False  # AER and DPC registers are off limits: the host is firmware first, and no EDR is open
+    lifted: str | None = None  # it has ended a quarantine: the lease under which that began
+
+    @property
+    def accepts(self) -> tuple[IdentityField, ...]:
+        """What may differ somewhere in the domain."""
+        return tuple(sorted({*self.accept, *(field for one in self.functions for field in one.accept)}))
 
     @property
     def ref(self) -> LeaseRef:

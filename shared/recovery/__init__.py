@@ -9,7 +9,7 @@ from ._degraded import link_read, links_now, saved_link
 from ._effects import Do, Effect, Logic, Note, Pause, Step, modify, read, values, write
 from ._forward import PortOutcome, Verified, roll_forward, settle
 from ._hopeless import hopeless
-from ._link import Bounds, PortState, hold_down, look_at
+from ._link import Bounds, PortState, hold_down, look_at, release
 from ._port import PortView, port_reads, port_view
 from ._quiet import found_reporting, hush, quiet_registers, silenced
 from ._restore import is_firmwares
@@ -50,6 +50,7 @@ __all__ = [
     "port_view",
     "quiet_registers",
     "read",
+    "release",
     "roll_forward",
     "saved_link",
     "settle",

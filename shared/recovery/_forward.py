@@ -12,7 +12,8 @@ forward never undoes and never asks how far somebody got. It reads, does what is
     READY     100 ms, then poll vendor IDs until the functions answer
     RESTORE   identity of every function, then its config space; top-down, with the lease's mask still on
     ERRORS    read what could not be read before, note it, clear what the lease was opened over or has provoked
-    VERIFY    identity of every function once more: no driver may resume on another device
+    VERIFY    identity of every function once more, and that it is set up: no driver may resume on another device, nor
+              on one that was reset again after it had been restored
 
 Each step is idempotent: registers that hold what they should are not written. So a second run, by anybody, after a
 crash anywhere, ends in the same place; and a run over a healthy domain writes nothing.
@@ -50,7 +51,7 @@ from ._evidence import settle_errors
 from ._link import Bounds, PortState, await_link, await_ready, hold_down, release, release_bus, still_up
 from ._moved import in_place
 from ._port import PortView, port_reads, port_view
-from ._restore import Known, look, restore
+from ._restore import Known, look, restore, wake
 from ._together import together
 from ._verify import Finding
 
@@ -116,7 +117,7 @@ class _Walk:
                 function,
                 saved,
                 slots.get(saved.address),
-                accept=lease.accept,
+                accept=(*lease.accept, *saved.accept),
                 quarantined=saved.address in lease.quarantined,
                 firmware_owned=lease.firmware_owned,
                 quiet=quiet.get(saved.address),
@@ -242,6 +243,7 @@ class _Walk:
         for known, finding in zip(functions, findings, strict=True):
             if not finding.same:
                 self._lose_function(known.function, Result.REPLACED if finding.answers else Result.FAILED)
+        yield from wake(same)
         changed = {finding.function for finding in findings if finding.accepted}
         checked: dict[Address, Known] = {}
         for known in (one for one in same if one.saved.address in changed):
@@ -313,13 +315,16 @@ class _Walk:
         return Verified(outcomes=tuple(outcomes), ports=ports)
 
     def _outcome(self, finding: Finding, gone: set[Address]) -> FunctionOutcome:
-        """Who answers decides; but a function that was given up has not been restored, whatever it answers now."""
+        """Who answers decides; but a function that was given up has not been restored, whatever it answers now.
+
+        Nor is one that is not set up (any more): its link fell and was up again between two looks at it.
+        """
         function = finding.function
         if finding.answers and finding.differs:
             differs = tuple(sorted(finding.differs))
             return FunctionOutcome(function=function, result=Result.REPLACED, differs=differs)
         if finding.same:
-            result = Result.RECOVERED if function not in self._lost else Result.FAILED
+            result = Result.RECOVERED if finding.holds and function not in self._lost else Result.FAILED
             return FunctionOutcome(function=function, result=result, differs=tuple(sorted(finding.accepted)))
         removed = function in gone or self._lost.get(function) is Result.REMOVED
         return FunctionOutcome(function=function, result=Result.REMOVED if removed else Result.FAILED)

@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from shared.pcie import Capabilities, Function, IdentityField, Value, all_ones, answered
+from shared.pcie import Capabilities, Function, IdentityField, Value, all_ones, answered, timing
 from shared.pcie.registers import (
     ACS,
     AER,
@@ -28,6 +28,8 @@ from shared.pcie.registers import (
     MSI,
     MSI_DATA_32,
     MSI_X,
+    PM_CONTROL,
+    PM_POWER_STATE,
     POWER_MANAGEMENT,
     RESIZABLE_BAR_CONTROL,
     SLOT_CONTROL,
@@ -43,9 +45,9 @@ from shared.pcie.registers import (
 )
 from shared.protocol.fabric import Operation, SavedFunction, SavedRegister, SavedReporting, SavedSlot
 
-from ._effects import Do, Logic, read, values, write
+from ._effects import Do, Logic, Pause, modify, read, values, write
 from ._quiet import silenced
-from ._verify import Finding, find, identity_reads
+from ._verify import Finding, judge, verify_reads
 
 # A function may drop a write just after it has become ready; Linux writes and reads back the same way
 # (pci_restore_config_dword), and gives up as silently: VERIFY and the driver have the last word.
@@ -65,16 +67,41 @@ class Known(msgspec.Struct, frozen=True):
 
 
 def look(functions: tuple[Known, ...]) -> Logic[tuple[Finding, ...]]:
-    """Ask all functions who they are, in one step."""
-    asked = [identity_reads(known.function) for known in functions]
+    """Ask all functions who they are, and whether they are set up, in one step."""
+    asked = [verify_reads(known.function, known.saved) for known in functions]
     held = values((yield Do(tuple(chain.from_iterable(asked))))) if asked else ()
     found = []
     start = 0
     for known, reads in zip(functions, asked, strict=True):
         answers = held[start : start + len(reads)]
-        found.append(find(known.function, known.saved.identity, answers, accept=known.accept))
+        found.append(judge(known.function, known.saved, answers, accept=known.accept))
         start += len(reads)
     return tuple(found)
+
+
+def wake(functions: tuple[Known, ...]) -> Logic[None]:
+    """Take those out of D3hot who were in D0, and wait: it resets a function whose No_Soft_Reset is clear (§5.3.1.4).
+
+    Somebody died in a reset by power management. What is written in the same step as D0 would be lost in that reset.
+    """
+    able = tuple((known, at) for known in functions if (at := _power_control(known)) is not None)
+    reads = tuple(read(known.saved.address, at, PM_CONTROL.width) for known, at in able)
+    held = values((yield Do(reads))) if reads else ()
+    asleep = tuple(
+        modify(known.saved.address, at, PM_CONTROL.width, mask=PM_POWER_STATE, value=0)
+        for (known, at), now in zip(able, held, strict=True)
+        if answered(now) and now & PM_POWER_STATE
+    )
+    if asleep:
+        yield Do(asleep)
+        yield Pause(timing.PM_D3HOT_TO_D0, "power state")
+
+
+def _power_control(known: Known) -> int | None:
+    """Return where PM Control/Status is, if the function has it and was in D0."""
+    at = known.function.capabilities.power_management + PM_CONTROL.offset
+    was = next((one.value for one in known.saved.registers if (one.offset, one.width) == (at, PM_CONTROL.width)), None)
+    return None if was is None or was & PM_POWER_STATE else at
 
 
 def restore(functions: tuple[Known, ...]) -> Logic[None]:

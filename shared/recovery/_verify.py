@@ -140,12 +140,27 @@ def verify(
         if function is None:
             findings.append(Finding(function=one.address, answers=False))
             continue
-        asked = identity_reads(function)
-        was_set_up = any(
-            register.offset == reg.COMMAND.offset and register.value & reg.Command.MEMORY_SPACE
-            for register in one.registers
-        )
-        sent = values((yield Do((*asked, command_read(one.address)) if was_set_up else asked)))
-        command = sent[-1] if was_set_up else NO_ANSWER
-        findings.append(find(function, one.identity, sent[: len(asked)], command, accept=accept))
+        sent = values((yield Do(verify_reads(function, one))))
+        findings.append(judge(function, one, sent, accept=(*accept, *one.accept)))
     return tuple(findings)
+
+
+def verify_reads(function: Function, saved: SavedFunction) -> tuple[Operation, ...]:
+    """Return the reads that tell who a function is, and whether it is set up if it was; `judge` takes their values."""
+    asked = identity_reads(function)
+    return (*asked, command_read(saved.address)) if _was_set_up(saved) else asked
+
+
+def judge(
+    function: Function, saved: SavedFunction, sent: tuple[Value, ...], *, accept: Collection[IdentityField] = ()
+) -> Finding:
+    """Compare the answers to `verify_reads` with what was saved."""
+    command = sent[-1] if _was_set_up(saved) else NO_ANSWER
+    return find(function, saved.identity, sent[: len(identity_reads(function))], command, accept=accept)
+
+
+def _was_set_up(saved: SavedFunction) -> bool:
+    return any(
+        register.offset == reg.COMMAND.offset and register.value & reg.Command.MEMORY_SPACE
+        for register in saved.registers
+    )

@@ -74,6 +74,7 @@ TYPE1: Final = (
 
 PM_CAPABILITIES: Final = Register("Power Management Capabilities", 0x02, 2, "7.5.2.1")
 PM_CONTROL: Final = Register("Power Management Control/Status", 0x04, 2, "7.5.2.2", rw=0x0103, restored=_CAPABILITIES)
+PM_POWER_STATE: Final = 0x0003  # of PM_CONTROL: 0 is D0, 3 is D3hot
 POWER_MANAGEMENT: Final = (PM_CAPABILITIES, PM_CONTROL)
 
 MSI_CONTROL: Final = Register("MSI Message Control", 0x02, 2, "7.7.1.2", rw=0x0071, restored=_ENABLES)

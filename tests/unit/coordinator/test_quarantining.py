@@ -14,8 +14,16 @@ from shared.protocol.fabric import Operation
 from shared.protocol.records import Recovery, RecoveryState, Verdict
 from shared.protocol.requests import Cause, Channel, DriverCall, DriverStep, Vote
 from shared.recovery import Step
-from tests.unit.fabric.fabric_bench import CARD, DOWN, DPC, DPC_STATUS, LINK_CONTROL, NESTED, ROOT
-from tests.unit.recovery.forward_bench import BRIDGE_CONTROL, DISABLE, SBR, TRIGGER
+from tests.unit.fabric.fabric_bench import CARD, DOWN, DPC, DPC_STATUS, LINK_CONTROL, NESTED, ROOT, SLOT_CONTROL
+from tests.unit.recovery.forward_bench import (
+    BRIDGE_CONTROL,
+    COMMAND,
+    COMMAND_VALUE,
+    DISABLE,
+    OUT_OF_BAND,
+    SBR,
+    TRIGGER,
+)
 
 from .work_bench import InVirtualTime, WorkBench
 
@@ -79,6 +87,33 @@ def test_p3_a_port_that_comes_up_at_the_second_try_is_recovered_and_nobody_hears
         assert "close" in rig.story
         for step in (DriverStep.ERROR_DETECTED, DriverStep.SLOT_RESET, DriverStep.RESUME):
             assert rig.told(step) == BOTH
+        assert set(rig.records[-1].verdicts.values()) == {Verdict.KEPT}
+
+    in_virtual_time(story())
+
+
+def test_p3_a_link_that_fell_unseen_after_it_was_restored_is_tried_again_before_anybody_resumes(
+    in_virtual_time: InVirtualTime,
+) -> None:
+    async def story() -> None:
+        rig = WorkBench()
+        rig.bench.trigger(ROOT)
+        rig.bench.link_s = 0.0
+        falls = [lambda: rig.bench.take_down(DOWN)]
+        put = rig.put_owned
+
+        async def fell(key: str, record: Recovery) -> int:
+            if record.step == Step.VERIFY and falls:
+                falls.pop()()
+            return await put(key, record)
+
+        rig.put_owned = fell  # type: ignore[method-assign,assignment]
+        await rig.work().run()
+        assert rig.story.count(RESET_AGAIN) == 1
+        assert rig.bench.get(CARD, COMMAND) == COMMAND_VALUE
+        first = rig.story.index(f"slot_reset {CARD} normal")
+        assert rig.story.index(RESET_AGAIN) < first
+        assert rig.told(DriverStep.SLOT_RESET) == rig.told(DriverStep.RESUME) == BOTH
         assert set(rig.records[-1].verdicts.values()) == {Verdict.KEPT}
 
     in_virtual_time(story())
@@ -197,6 +232,65 @@ def test_a_storm_of_a_port_that_is_contained_leaves_it_contained(in_virtual_time
         quarantined(rig, ROOT)
         assert rig.bench.get(ROOT, DPC_STATUS) & TRIGGER
         assert not [line for line in rig.story if line.startswith("write")]
+
+    in_virtual_time(story())
+
+
+@pytest.mark.parametrize("contained", [True, False])
+def test_p8_a_storm_of_a_card_that_is_gone_ends_in_its_removal_and_not_in_quarantine(
+    in_virtual_time: InVirtualTime, contained: bool
+) -> None:
+    async def story() -> None:
+        rig = WorkBench(cause=Cause.DPC if contained else Cause.AER_FATAL)
+        rig.bench.set(ROOT, SLOT_CONTROL, rig.bench.get(ROOT, SLOT_CONTROL) | OUT_OF_BAND)
+        if contained:
+            rig.bench.trigger(ROOT)
+        rig.bench.pull(ROOT)
+        await rig.work(msgspec.structs.replace(blank(rig.lease), quarantine=(ROOT,), why="a storm")).run()
+        assert rig.story[-2:] == ["close", "journal closed"]
+        assert not rig.bench.get(ROOT, DPC_STATUS) & TRIGGER
+        assert not rig.bench.get(ROOT, LINK_CONTROL) & DISABLE
+        assert failures_told(rig) == BOTH
+
+    in_virtual_time(story())
+
+
+@pytest.mark.parametrize("contained", [True, False])
+def test_p2_where_firmware_comes_first_the_link_is_disabled_for_nobody_could_release_containment_later(
+    in_virtual_time: InVirtualTime, contained: bool
+) -> None:
+    async def story() -> None:
+        rig = WorkBench(cause=Cause.EDR)
+        rig.bench.topology = msgspec.structs.replace(rig.bench.topology, firmware_first=True)
+        rig.bench.set(ROOT, DPC + reg.DPC_CAPABILITIES.offset, int(reg.DpcCapabilities.SOFTWARE_TRIGGERING))
+        rig.bench.set(ROOT, DPC + reg.DPC_CONTROL.offset, int(reg.DpcControl.TRIGGER_ON_FATAL))
+        if contained:
+            rig.bench.trigger(ROOT)
+        else:
+            rig.bench.stick(ROOT)
+        await rig.work(msgspec.structs.replace(blank(rig.lease), quarantine=(ROOT,), why="a storm")).run()
+        writes = [line for line in rig.story if line.startswith("write")]
+        released = [f"write {ROOT} {DPC_STATUS:#x} {TRIGGER | reg.DpcStatus.INTERRUPT:#x}"]
+        assert writes == [f"write {ROOT} {LINK_CONTROL:#x} {DISABLE:#x}", *(released if contained else [])]
+        assert not rig.bench.get(ROOT, DPC_STATUS) & TRIGGER
+        assert rig.bench.get(ROOT, LINK_CONTROL) & DISABLE
+        assert rig.records[-1].verdicts[str(CARD)] is Verdict.QUARANTINED
+
+    in_virtual_time(story())
+
+
+def test_containment_that_the_firmware_keeps_is_left_to_it_and_the_link_disabled_all_the_same(
+    in_virtual_time: InVirtualTime,
+) -> None:
+    async def story() -> None:
+        rig = WorkBench(cause=Cause.EDR)
+        rig.bench.topology = msgspec.structs.replace(rig.bench.topology, firmware_first=True)
+        rig.lease = msgspec.structs.replace(rig.lease, firmware_owned=True)
+        rig.bench.trigger(ROOT)
+        await rig.work(msgspec.structs.replace(blank(rig.lease), quarantine=(ROOT,), why="a storm")).run()
+        writes = [line for line in rig.story if line.startswith("write")]
+        assert writes == [f"write {ROOT} {LINK_CONTROL:#x} {DISABLE:#x}"]
+        assert rig.bench.get(ROOT, DPC_STATUS) & TRIGGER
 
     in_virtual_time(story())
 

@@ -242,6 +242,22 @@ async def test_p2_neither_a_restart_nor_a_restore_under_a_mask_shows_in_the_snap
     assert saved[DOWN].surprise_down_masked is False
 
 
+async def test_p3_a_reset_by_power_management_that_is_taken_over_half_way_has_nobody_put_back_into_d3hot(
+    rig: Rig,
+) -> None:
+    at = 0xC0 + reg.PM_CONTROL.offset
+    rig.bench.set(CARD, EXPRESS + 1, 0xC0, 1)  # the next capability
+    rig.bench.set(CARD, 0xC0, reg.CapabilityId.POWER_MANAGEMENT)
+    rig.bench.spaces[CARD].place(reg.PM_CONTROL, base=0xC0)
+    await rig.restart()
+    lease = await opened(rig, CARD, Rank.USER, Reach.NOTHING)
+    await do(rig, lease, 1, modify(CARD, at, 2, mask=reg.PM_POWER_STATE, value=3))
+    assert rig.bench.get(CARD, at) == 3
+    heir = await opened(rig, DOWN)
+    card = next(one for one in heir.functions if one.address == CARD)
+    assert next(one.value for one in card.registers if one.offset == at) == 0
+
+
 async def test_enumerate_forgets_only_under_a_slot_operation_and_never_behind_containment(rig: Rig) -> None:
     look = Operation(verb=Verb.ENUMERATE, function=DOWN)
     rig.bench.take_down(DOWN, CARD, NESTED)

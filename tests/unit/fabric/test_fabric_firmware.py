@@ -50,6 +50,7 @@ from .fabric_bench import (
     Bench,
     Rig,
 )
+from .fabric_quarantining import lifted, quarantined
 from .test_fabric_crash import Died, Mortal
 
 SUCCESS, FAILURE = 0x80, 0x81
@@ -274,6 +275,32 @@ async def test_who_has_not_dealt_with_the_event_does_not_answer_it(firmware: Rig
 async def test_a_port_that_nobody_knows_is_answered_at_once(firmware: Rig) -> None:
     await notify(firmware, Address.parse("77:00.0"))
     assert firmware.bench.answers == [(Address.parse("77:00.0"), FAILURE)]
+    assert await edr(firmware) == ()
+
+
+@pytest.mark.parametrize("port", [ROOT, DOWN, NESTED])
+async def test_an_event_of_a_port_in_quarantine_is_answered_at_once(firmware: Rig, port: Address) -> None:
+    """Nobody opens a lease there, so no lease would answer, and the firmware would wait for ever."""
+    await notify(firmware, ROOT)
+    await quarantined(firmware, ROOT)
+    firmware.bench.answers.clear()
+    await notify(firmware, port)
+    assert firmware.bench.answers == [(port, FAILURE)]
+    assert await edr(firmware) == ()
+
+
+async def test_an_event_that_comes_too_late_for_the_lease_that_ends_in_quarantine_is_answered_with_it(
+    firmware: Rig,
+) -> None:
+    await notify(firmware, DOWN)
+    await quarantined(firmware, DOWN, by="link_disable")
+    firmware.bench.answers.clear()
+    again = (await lifted(firmware)).lease
+    assert again.firmware_owned
+    await notify(firmware, DOWN)  # the link fails once more while it is brought back
+    assert firmware.bench.answers == []
+    assert isinstance(await firmware.ask(Close(token=again.token, quarantine=(DOWN,))), Closed)
+    assert firmware.bench.answers == [(DOWN, FAILURE)]
     assert await edr(firmware) == ()
 
 

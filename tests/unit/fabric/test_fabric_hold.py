@@ -16,6 +16,7 @@ from .fabric_asking import do, opened, request
 from .fabric_bench import (
     CARD,
     DOWN,
+    DSN,
     ENABLES,
     EXPRESS,
     NESTED,
@@ -36,6 +37,7 @@ BRIDGE_SERR = int(reg.BridgeControl.SERR)
 REPORTING = int(reg.DeviceControl.NONFATAL_REPORTING | reg.DeviceControl.FATAL_REPORTING)
 OTHER_BITS = int(reg.DeviceControl.CORRECTABLE_REPORTING)
 NEW_SERIAL = 0x99
+SERIAL_LOW = DSN + reg.SERIAL_NUMBER_LOW.offset
 
 
 def loud(rig: Rig) -> None:
@@ -197,6 +199,24 @@ async def test_a_recovery_that_absorbs_the_hold_accepts_what_the_hold_intends(ri
     reload(rig, serial=NEW_SERIAL)
     closed = await rig.ask(Close(token=heir.token))
     assert {one.result for one in closed.outcomes} == {Result.RECOVERED}
+
+
+async def test_p4_a_recovery_above_accepts_it_of_whom_the_hold_was_about_and_of_nobody_else(rig: Rig) -> None:
+    await hold(rig, DOWN, accept=(IdentityField.SERIAL,))
+    heir = await opened(rig, ROOT)
+    assert (heir.accept, heir.accepts) == ((), (IdentityField.SERIAL,))
+    for one in (CARD, UP):
+        rig.bench.set(one, SERIAL_LOW, NEW_SERIAL, 4)
+    closed = await rig.ask(Close(token=heir.token))
+    found = {one.function: one.result for one in closed.outcomes}
+    assert (found[CARD], found[UP]) == (Result.RECOVERED, Result.REPLACED)
+    assert rig.ledger.book.ended[0].retired.accepted == (IdentityField.SERIAL,)
+
+
+async def test_what_a_recovery_has_accepted_of_a_hold_its_own_heir_accepts_too(rig: Rig) -> None:
+    await hold(rig, DOWN, accept=(IdentityField.SERIAL,))
+    for lease in (await hold(rig, ROOT), await opened(rig, ROOT)):
+        assert {one.address for one in lease.functions if one.accept} == {DOWN, CARD, NESTED}
 
 
 @pytest.mark.parametrize("at", range(1, 25))

@@ -129,7 +129,9 @@ async def test_p2_lifting_ends_with_the_enables_found_before_the_first_lease(rig
     rig.bench.set(DOWN, SLOT_CONTROL, rig.bench.get(DOWN, SLOT_CONTROL) & ~PDCE)
     before = {port: rig.bench.spaces[port].image() for port in (ROOT, DOWN)}
     await quarantined(rig, by=by)
+    (record,) = (await listed(rig)).quarantines
     lease = (await lifted(rig)).lease
+    assert lease.lifted == record.lease, "whose journal knows what drivers were told"
     assert [(one.port, one.enables) for one in lease.slots] == [(DOWN, DLLSCE)]
     assert (lease.debts.contained, lease.debts.link_disabled) == (((DOWN,), ()) if by == "dpc" else ((), (DOWN,)))
     assert (await listed(rig)).quarantines == ()

@@ -8,12 +8,14 @@ from shared.protocol import Reason
 from shared.protocol.fabric import (
     Close,
     Closed,
+    Opened,
     Operation,
     Rank,
     Result,
     Role,
     Verb,
 )
+from shared.protocol.facts import What
 from shared.recovery import modify, write
 
 from .fabric_asking import BRIDGE_CONTROL, DISABLE, SBR, TRIGGER, do, opened, reason, request
@@ -97,6 +99,22 @@ async def test_a_slot_operation_may_clear_what_latched_and_enumerating_forgets_n
     await rig.ask(Close(token=slot.token), Role.HOTPLUG)
     assert rig.ledger.book.topology.find(CARD) is not None
     assert {one.address for one in (await lifted(rig)).lease.functions} == {DOWN, CARD, NESTED}
+
+
+async def test_p4_a_quarantine_ends_when_its_port_went_away_with_the_card_that_it_is_part_of(rig: Rig) -> None:
+    await quarantined(rig, by="link_disable")
+    rig.bench.take_down(ROOT, UP, DOWN, CARD, NESTED)
+    slot = await opened(rig, ROOT, Rank.SLOT_OPERATION)
+    await do(rig, slot, 1, Operation(verb=Verb.ENUMERATE, function=ROOT))
+    assert rig.ledger.book.topology.find(DOWN) is None
+    assert not (await listed(rig)).quarantines
+    assert "gone" in rig.facts(What.QUARANTINE_LIFTED)[0].data["by"]
+    rig.bench.bring_up(ROOT, UP, DOWN, CARD, NESTED)
+    await do(rig, slot, 2, Operation(verb=Verb.ENUMERATE, function=ROOT))
+    await rig.ask(Close(token=slot.token), Role.HOTPLUG)
+    assert isinstance(await rig.ask(request(DOWN, Rank.SLOT_OPERATION), Role.HOTPLUG), Opened)
+    await rig.restart()
+    assert not (await listed(rig)).quarantines
 
 
 async def test_nested_quarantines_each_keep_their_own(rig: Rig) -> None:

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from shared.pcie import Address, timing
+from shared.pcie import Address, Topology, Value, describe, timing
 from shared.pcie import registers as reg
-from shared.protocol.fabric import Rank, Reach, Result
-from shared.recovery import Bounds, PortState, Step, roll_forward, settle
+from shared.protocol.fabric import Operation, Rank, Reach, Result
+from shared.recovery import Bounds, Effect, Note, PortState, Step, hopeless, roll_forward, settle
 from tests.unit.fabric.fabric_bench import (
     AER,
     CARD,
@@ -13,6 +13,7 @@ from tests.unit.fabric.fabric_bench import (
     DPC_STATUS,
     ENABLES,
     ERROR_STATUS,
+    EXPRESS,
     LINK_CONTROL,
     NESTED,
     ROOT,
@@ -35,6 +36,7 @@ from .forward_bench import (
     ForwardBench,
 )
 
+POWER, D3_HOT = 0xC0, 0x3  # a power management capability of the bench's card, and a power state
 EVERYBODY = (ROOT, UP, DOWN, CARD, NESTED)
 
 
@@ -177,6 +179,27 @@ def test_a_link_that_stays_down_over_a_card_gets_one_retrain_and_fails() -> None
     assert bench.now < 3.0
 
 
+def test_p3_a_link_that_fell_and_was_up_again_between_two_looks_has_brought_nobody_back() -> None:
+    bench = ForwardBench()
+    bench.trigger(ROOT)
+    bench.link_s = 0.0
+    answer = bench.answer
+
+    def falls(effect: Effect) -> object:
+        if isinstance(effect, Note) and effect.step is Step.VERIFY:
+            bench.take_down(DOWN)  # and up it is, at the next look
+        return answer(effect)
+
+    bench.answer = falls  # type: ignore[method-assign]
+    lease = bench.lease()
+    verified = bench.roll(lease)
+    assert bench.get(CARD, COMMAND) == 0
+    found = {outcome.function: outcome.result for outcome in verified.outcomes}
+    assert [found[one] for one in (ROOT, UP, DOWN)] == [Result.RECOVERED] * 3
+    assert [found[one] for one in (CARD, NESTED)] == [Result.FAILED] * 2, "nobody may resume on what is not set up"
+    assert hopeless(verified, lease, bench.topology) == (DOWN,), "another reset may help"
+
+
 def test_a_root_port_that_stays_busy_keeps_its_trigger_and_fails() -> None:
     bench = ForwardBench()
     bench.trigger(ROOT)
@@ -260,6 +283,37 @@ def test_after_flr_functions_are_restored_and_no_port_is_touched() -> None:
     assert verified.result(CARD) is Result.RECOVERED
     assert bench.get(CARD, BAR0, 4) == BAR_VALUE
     assert {one.function for one in bench.writes} == {CARD}
+
+
+def test_p3_a_function_that_was_left_in_d3hot_is_woken_and_awaited_before_it_is_restored() -> None:
+    bench = ForwardBench()
+    card = bench.spaces[CARD]
+    card.set(EXPRESS + 1, 1, POWER)
+    card.set(POWER, 2, reg.CapabilityId.POWER_MANAGEMENT)
+    card.place(reg.PM_CONTROL, base=POWER)
+    at = POWER + reg.PM_CONTROL.offset
+    function = describe(CARD, card.image(), DOWN)
+    assert function is not None
+    bench.images[CARD] = card.image()
+    others = tuple(one for one in bench.topology if one.address != CARD)
+    bench.topology = Topology(functions=(*others, function))
+    bench.set(CARD, at, D3_HOT)
+    access = bench._access
+
+    def leaves_d3hot(operation: Operation) -> Value:
+        was = bench.get(CARD, at)
+        value = access(operation)
+        if was and not bench.get(CARD, at):
+            card.hot_reset()
+            bench._ready_at[CARD] = bench.now + timing.PM_D3HOT_TO_D0 / 2
+        return value
+
+    bench._access = leaves_d3hot  # type: ignore[method-assign]
+    verified = bench.roll(bench.lease(rank=Rank.USER, reach=Reach.NOTHING))
+    assert verified.result(CARD) is Result.RECOVERED
+    assert (bench.get(CARD, COMMAND), bench.get(CARD, BAR0, 4)) == (COMMAND_VALUE, BAR_VALUE)
+    assert bench.get(CARD, at) == 0
+    assert len([one for one in bench.writes if one.offset == at]) == 1
 
 
 def test_a_slot_operation_owes_nothing_and_is_not_awaited() -> None:

@@ -58,6 +58,18 @@ def test_p3_what_the_holder_intends_to_change_may_differ_and_nothing_else(
     assert (bench.get(CARD, BAR0, 4) == BAR_VALUE) is (result is Result.RECOVERED)
 
 
+def test_p4_what_may_differ_of_one_function_may_not_of_its_sibling() -> None:
+    bench = ForwardBench()
+    bench.trigger(DOWN)
+    lease = bench.lease()
+    of_card = {CARD: (IdentityField.SERIAL,)}
+    saved = (msgspec.structs.replace(one, accept=of_card.get(one.address, ())) for one in lease.functions)
+    for one in (CARD, NESTED):
+        bench.swap(one, serial=0x99)
+    verified = bench.roll(msgspec.structs.replace(lease, functions=tuple(saved)))
+    assert (verified.result(CARD), verified.result(NESTED)) == (Result.RECOVERED, Result.REPLACED)
+
+
 def test_another_device_id_that_is_accepted_does_not_end_the_wait_for_its_siblings() -> None:
     bench = ForwardBench()
     bench.trigger(DOWN)

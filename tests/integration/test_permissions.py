@@ -40,7 +40,7 @@ OWNERS = (User.HOTPLUG, User.AER, User.DPC, User.COORDINATOR)
 ANSWERS = {
     User.MACHINE: (User.COORDINATOR, User.HOTPLUG),
     User.FABRIC: (User.COORDINATOR, User.HOTPLUG, User.AER, User.DPC),
-    User.COORDINATOR: (User.AER, User.DPC),
+    User.COORDINATOR: (User.AER, User.DPC, User.HOTPLUG),
 }
 NAMES = [f"{user}-{host}" if user in OF_HOST else user for user in User for host in ("lab", "other")]
 

@@ -192,8 +192,12 @@ def hold(
     max_s: Annotated[
         float | None, typer.Option("--max", help="Kill the command after so many seconds; --before and --after, too.")
     ] = None,
-    before: Annotated[str | None, typer.Option(help="Run by sh before it, inside; if it fails, it is all.")] = None,
-    after: Annotated[str | None, typer.Option(help="Run by sh after it, inside, however it ended.")] = None,
+    before: Annotated[
+        str | None, typer.Option(help="Run by sh under the lease before the command, which is not run if this fails.")
+    ] = None,
+    after: Annotated[
+        str | None, typer.Option(help="Run by sh under the lease after the command, however that ended.")
+    ] = None,
     nats: Nats = DEFAULT_URL,
     host: Host = DEFAULT_HOST,
     as_json: Json = False,

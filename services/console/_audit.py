@@ -101,14 +101,25 @@ def _show(report: Report, *, as_json: bool) -> ExitCode:
         return report.exit_code
     columns = ("FUNCTION", "SEVERITY", "REGISTER", "FINDING", "WHAT TO DO")
     clean = f"{report.source}: {report.functions} functions, no findings"
-    print_table(columns, [_row(finding) for finding in report.findings], empty=clean)
+    print_table(columns, [_row(alike) for alike in _grouped(report.findings)], empty=clean)
     for one in report.explained:
         tell(f"{one.finding.function} {one.finding.check.replace('_', ' ')}: no finding, it is explained by {one.by}")
     return report.exit_code
 
 
-def _row(finding: Finding) -> tuple[str | Text, ...]:
+def _grouped(findings: tuple[Finding, ...]) -> tuple[tuple[Finding, ...], ...]:
+    """Put notes that say the same of many functions together, where the first stands; `--json` has each."""
+    groups: dict[tuple[str, ...], list[Finding]] = {}
+    for finding in findings:
+        key = (finding.why,) if finding.severity is Severity.NOTE else (finding.why, finding.function)
+        groups.setdefault(key, []).append(finding)
+    return tuple(map(tuple, groups.values()))
+
+
+def _row(alike: tuple[Finding, ...]) -> tuple[str | Text, ...]:
+    finding, more = alike[0], len(alike) - 1
     register: Any = finding.register
     held = "-" if register is None or finding.value is None else f"{register} {finding.value:#06x}"
     severity = Text(finding.severity, style=_STYLES[finding.severity])
-    return (finding.function, severity, held, finding.why, finding.todo or "-")
+    function = f"{finding.function} and {more} more" if more else finding.function
+    return (function, severity, held, finding.why, finding.todo or "-")

@@ -30,7 +30,7 @@ class Match(msgspec.Struct, frozen=True):
 
 
 def explain(
-    log: Annotated[Path, typer.Argument(help="A kernel log: the output of dmesg or journalctl -k.")],
+    log: Annotated[Path, typer.Argument(help="A kernel log: the output of dmesg or journalctl -k; - for stdin.")],
     as_json: Annotated[bool, typer.Option("--json", help="JSON for programs; one document per line.")] = False,
 ) -> None:
     """Say which known failure a kernel log shows, which kernel solved it, and what to do."""

@@ -57,7 +57,10 @@ def wanted(
     if not command or not command[0].strip():
         raise Failure(ExitCode.USAGE, "the command is empty: holdfast hold PORT -- COMMAND [ARGUMENT …]")
     if shutil.which(command[0]) is None:
-        raise Failure(ExitCode.USAGE, f"{command[0]} cannot be started: there is no such program; no lease was taken")
+        raise Failure(
+            ExitCode.USAGE,
+            f"{command[0]} cannot be started: there is no such program, or it may not be executed; no lease was taken",
+        )
     for option, text in (("--before", before), ("--after", after)):
         if text is not None and not text.strip():
             raise Failure(ExitCode.USAGE, f"{option} is empty: leave it out, or name a command")

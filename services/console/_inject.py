@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -54,10 +55,18 @@ def from_fields(fields: dict[str, Any], where: str) -> Inject:
 async def from_options(session: Session, what: str, target: str, source: str | None, options: dict[str, Any]) -> Inject:
     """Build one injection from the command line; `target` and `source` may be named in any way."""
     address, _ = await session.resolve(target)
+    check_times(options)
     fields = {"what": what, "target": str(address), **options}
     if source is not None:
         fields["source"] = str((await session.resolve(source))[0])
     return from_fields(fields, f"inject {what} {target}")
+
+
+def check_times(options: dict[str, Any]) -> None:
+    """Refuse a time that is no number. Raises Failure, naming the option."""
+    for option, seconds in (("--after", options["after_s"]), ("--for", options["for_s"])):
+        if seconds is not None and not math.isfinite(seconds):
+            raise Failure(ExitCode.USAGE, f"{option} {seconds:g}: give a number of seconds")
 
 
 def header_words(text: str | None) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ reported and skipped. What no shape knows (`_log_lines`) is other people's busin
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Final
@@ -19,6 +20,7 @@ from ._log_events import Broken, ErrorHeader, ErrorHeading, ErrorName, ErrorStat
 from ._log_lines import event_of
 from ._log_said import CutLineError, said, stamped
 
+STDIN: Final = Path("-")
 EXPECTED: Final = (
     "expected the output of `dmesg` or `journalctl -k` with lines such as "
     "'pcieport 0000:00:01.0: DPC: containment event, status:0x1f01 source:0x0000' or "
@@ -60,16 +62,18 @@ class KernelLog(msgspec.Struct, frozen=True):
 
 
 def load(path: Path) -> KernelLog:
-    """Read a file. Raises LogError, naming the file, where it cannot be read or is no text."""
+    """Read a file, or stdin for `-`. Raises LogError, naming the file, where it cannot be read or is no text."""
+    name = "standard input" if path == STDIN else str(path)
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        content = sys.stdin.buffer.read() if path == STDIN else path.read_bytes()
     except OSError as error:
-        raise LogError(f"{path}: cannot be read ({error.strerror}); {EXPECTED}") from error
+        raise LogError(f"{name}: cannot be read ({error.strerror}); {EXPECTED}") from error
+    text = content.decode("utf-8", errors="replace")
     if not text.strip():
-        raise LogError(f"{path}: empty; {EXPECTED}")
-    log = parse(text, str(path))
+        raise LogError(f"{name}: empty; {EXPECTED}")
+    log = parse(text, name)
     if not log.speaks and "\0" in text:
-        raise LogError(f"{path}: no text, and no PCIe line in it; {EXPECTED}")
+        raise LogError(f"{name}: no text, and no PCIe line in it; {EXPECTED}")
     return log
 
 

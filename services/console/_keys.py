@@ -21,7 +21,9 @@ DEFAULT_NAMES: Final = "nats,nats-1,nats-2,nats-3"
 DEFAULT_DAYS: Final = 825
 _SERVER_NAME: Final = re.compile(r"[A-Za-z0-9:][A-Za-z0-9.:_-]*")
 
-app = typer.Typer(help="The keys of everybody on the bus.", no_args_is_help=True, add_completion=False)
+app = typer.Typer(
+    help="Make the keys of everybody on the bus, or show whose they are.", no_args_is_help=True, add_completion=False
+)
 Directory = Annotated[Path, typer.Argument(help="Directory of the keys.")]
 Json = Annotated[bool, typer.Option("--json", help="JSON for programs; one document per line.")]
 

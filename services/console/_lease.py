@@ -7,7 +7,7 @@ from typing import Final
 
 import typer
 
-from shared.pcie.registers import SlotControl
+from shared.pcie.registers import DeviceControl, SlotControl
 from shared.protocol import LeaseRef, subjects
 from shared.protocol.fabric import Lease, LeaseList, RetiredLease, SavedReporting, SavedSlot
 from shared.protocol.requests import Accepted, AcceptReply, Break
@@ -24,7 +24,7 @@ from ._session import Session, holder
 
 _ENABLES: Final = {SlotControl.PRESENCE_CHANGED_ENABLE: "PDCE", SlotControl.LINK_STATE_CHANGED_ENABLE: "DLLSCE"}
 
-app = typer.Typer(help="One lease: what it holds, and its end.", no_args_is_help=True, add_completion=False)
+app = typer.Typer(help="Show what a lease holds, or break it.", no_args_is_help=True, add_completion=False)
 
 
 @app.command()
@@ -68,6 +68,10 @@ async def _show(session: Session, text: str, *, as_json: bool) -> None:
 
 def named(listed: LeaseList, text: str, host: str) -> Lease | RetiredLease:
     """Return the lease that `text` names, open or ended. Raises Failure where none is, or more than one."""
+    if not text.strip():
+        raise Failure(
+            ExitCode.USAGE, "name the lease, or a part of its id; `holdfast leases` shows those that are open"
+        )
     ended = {one.lease.id: one for one in reversed(listed.retired)}  # the oldest first
     known: dict[str, Lease | RetiredLease] = {**ended, **{lease.id: lease for lease in listed.leases}}
     nobody = f"host {host!r} has no lease {text!r}, and none that ended of late; see `holdfast leases`, `holdfast logs`"
@@ -117,7 +121,8 @@ def _silenced(saved: SavedReporting) -> str:
     named = (
         (saved.command, "SERR# of Command"),
         (saved.bridge_control, "SERR# of Bridge Control"),
-        (saved.device_control, f"Device Control {saved.device_control:#x}"),
+        (saved.device_control & DeviceControl.NONFATAL_REPORTING, "Non-Fatal Error Reporting"),
+        (saved.device_control & DeviceControl.FATAL_REPORTING, "Fatal Error Reporting"),
     )
     return f"{saved.function}  " + (", ".join(text for bits, text in named if bits) or "nothing was enabled")
 
@@ -142,8 +147,6 @@ def _said(ref: LeaseRef) -> str:
 
 def open_lease(listed: LeaseList, text: str, host: str) -> Lease:
     """Return the open lease that `text` names. Raises Failure where it has ended, or none is meant."""
-    if not text.strip():
-        raise Failure(ExitCode.USAGE, "name the lease to break, or a part of its id; `holdfast leases` shows them")
     if any(text in lease.id for lease in listed.leases):  # ended ones are not in the way
         listed = LeaseList(leases=listed.leases)
     found = named(listed, text, host)

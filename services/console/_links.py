@@ -13,6 +13,7 @@ from shared.pcie.registers import (
     LINK_STATUS,
     LINK_WIDTH,
     LINK_WIDTH_SHIFT,
+    LinkCapabilities,
     LinkStatus,
     Register,
 )
@@ -48,9 +49,12 @@ async def links(session: Session, topology: Topology) -> dict[Address, Link | No
 
 
 def judge(status: int | None, capabilities: tuple[int | None, int | None]) -> Link | None:
-    """Say how a link runs, by Link Status of the port and Link Capabilities of both ends. Pure."""
+    """Say how a link runs, by Link Status of the port and Link Capabilities of both ends, its own first. Pure."""
     if status is None:
         return None
+    own = capabilities[0]
+    if own is not None and not own & LinkCapabilities.LINK_ACTIVE_REPORTING:
+        return Link("not reported")  # the bit is hardwired to 0, and speed and width mean nothing while it may be down
     if not status & LinkStatus.LINK_ACTIVE:
         return Link("down")
     speed, width = _fields(status)

@@ -69,7 +69,7 @@ def port_of(address: Address, topology: Topology) -> Function:
         raise Failure(ExitCode.ABSENT, f"{address} is gone; name the port or the slot that it was in")
     port = topology.lease_port(address)
     if port is None:
-        raise Failure(ExitCode.POLICY, f"{address} has no port above it: it can be reset, but neither held nor powered")
+        raise Failure(ExitCode.POLICY, f"{address} has no port above it: it can be neither held nor powered")
     return port
 
 

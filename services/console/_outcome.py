@@ -100,7 +100,7 @@ async def closed(session: Session, port: Address, lease: str, progress: Progress
 
     The record decides. A fact may be forged: it counts only where nothing else is left that speaks of the lease, as
     of a reset inside a hold whose record the hold has overwritten. A lease that was absorbed ends as its heir does.
-    Services that restart meanwhile are waited for.
+    Services that restart meanwhile are waited for. Whoever interrupts is told that the lease goes on.
     """
     loop = asyncio.get_running_loop()
     try:
@@ -119,6 +119,11 @@ async def closed(session: Session, port: Address, lease: str, progress: Progress
                     if loop.time() - answered > _SILENCE_MAX_S:
                         raise
                 await asyncio.sleep(_POLL_S)
+    except asyncio.CancelledError:
+        tell(
+            f"lease {lease} on {port} goes on without you: `holdfast logs -f {lease}` follows it, `lease break` ends it"
+        )
+        raise
     except TimeoutError as error:
         raise Failure(
             ExitCode.FAILED,

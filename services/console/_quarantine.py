@@ -18,7 +18,9 @@ from ._output import print_json, print_table
 from ._run import ask, confirm
 from ._session import Session, holder
 
-app = typer.Typer(help="Ports that are held down for good.", no_args_is_help=True, add_completion=False)
+app = typer.Typer(
+    help="List the ports that are held down for good, or release one.", no_args_is_help=True, add_completion=False
+)
 
 
 class Held(msgspec.Struct, frozen=True):

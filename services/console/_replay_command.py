@@ -51,7 +51,7 @@ Timeout = Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds unti
 
 
 def replay(
-    log: Annotated[Path, typer.Argument(help="A kernel log: the output of dmesg or journalctl -k.")],
+    log: Annotated[Path, typer.Argument(help="A kernel log: the output of dmesg or journalctl -k; - for stdin.")],
     as_json: Json = False,
     timeout: Timeout = _TIMEOUT_S,
     trace: Annotated[Path | None, typer.Option(help="Write the recovery as a Chrome trace.")] = None,

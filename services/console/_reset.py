@@ -77,7 +77,7 @@ async def _plan(session: Session, request: Reset, topology: Topology, *, as_json
     if as_json:
         print_json(plan)
     elif plan.method is not None:
-        _print(plan)
+        _print(plan, "yes" if request.domain else "yes: it needs --domain")
     if failure is not None:
         raise Failure(failure.code, f"{failure}; nothing was changed")
     return ExitCode.OK
@@ -124,13 +124,11 @@ def shown(
     )
 
 
-def _print(plan: Plan) -> None:
+def _print(plan: Plan, beyond: str) -> None:
+    """Show a plan; `beyond` is what is said of a function on another device than the one named."""
     assert plan.method is not None
     where = "" if plan.port == plan.function else f" at {plan.port}"
     tell(f"reset of {plan.function} by {plan.method.value.replace('_', ' ').upper()}{where}; nothing is changed")
-    rows = [
-        (hit.function, hit.driver or "-", hit.device, "yes: it needs --domain" if hit.beyond else "-")
-        for hit in plan.hits
-    ]
+    rows = [(hit.function, hit.driver or "-", hit.device, beyond if hit.beyond else "-") for hit in plan.hits]
     print_table(("FUNCTION", "DRIVER", "DEVICE", "BEYOND THE DEVICE"), rows, empty="no function would be hit")
     tell(f"masked: {', '.join(plan.masked) or 'nothing'}")

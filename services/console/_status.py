@@ -23,6 +23,8 @@ from ._output import console, print_json, print_table, tell
 from ._services import ServiceState, ask_services
 from ._session import Session
 
+_HOST_BRIDGE: Final = 0x0600  # base class and sub-class (PCI Code and ID Assignment 1.7); below them, the interface
+_INTERFACE_BITS: Final = 8
 _KINDS: Final = {
     DeviceType.ROOT_COMPLEX_ENDPOINT: "integrated endpoint",
     DeviceType.ROOT_COMPLEX_EVENT_COLLECTOR: "event collector",
@@ -247,6 +249,8 @@ def describe_function(function: Function) -> str:
 def _kind(function: Function) -> str:
     if function.physical is not None:
         return f"virtual function of {function.physical}"
+    if function.identity.class_code >> _INTERFACE_BITS == _HOST_BRIDGE:
+        return "host bridge"
     if not function.capabilities.express and not function.kind.is_bridge:
         return "conventional device"
     return _KINDS.get(function.kind, function.kind.name.lower().replace("_", " "))

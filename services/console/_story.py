@@ -88,6 +88,11 @@ def _slot_state(fact: Fact) -> str:
 # --- Bookkeeping ---
 
 
+def _latched(fact: Fact) -> str:
+    names = ", ".join(map(str, fact.data.get("names", ())))
+    return f"{fact.port}: latched errors read and cleared: {names or 'none'}"
+
+
 def _refused(fact: Fact) -> str:
     return f"{fact.port}: {fact.data.get('command', 'a command')} of {fact.data.get('role', 'somebody')} refused"
 
@@ -166,5 +171,6 @@ _BOOKKEEPING: Final[dict[What, Callable[[Fact], str]]] = {
     What.LEASE_EXECUTED: _writes,
     What.LEASE_REFUSED: _refused,
     What.DEVICE_CHANNEL: _channel,
+    What.RECOVERY_ERRORS: _latched,
     What.RECOVERY_PROGRESS: _progress,
 }

@@ -24,7 +24,7 @@ DRIVE: Final = Address.parse("0000:0d:00.0")
 ABSENT: Final = "0000:77:00.0"
 
 REQUESTS: Final = (
-    "inject", "recover", "reset", "hold", "release",
+    "inject", "recover", "reset", "hold", "release", "break", "lift",
     "fabric.read", "fabric.dump", "fabric.leases", "fabric.topology",
     "fabric.coordinator.open", "fabric.coordinator.execute", "fabric.coordinator.beat", "fabric.coordinator.adopt",
     "fabric.coordinator.close", "fabric.hotplug.open", "fabric.aer.acknowledge",
@@ -100,6 +100,47 @@ async def test_a_malformed_request_names_the_field_at_fault(bench: Bench) -> Non
             assert named in json.loads(answer)["message"], answer
 
 
+@pytest.mark.parametrize(
+    ("subject", "asked", "reason", "named"),
+    [
+        ("break", {}, "malformed", "`lease`"),
+        ("break", {"lease": 7}, "malformed", "$.lease"),
+        ("break", {"lease": "x-1", "by": 3}, "malformed", "$.by"),
+        ("break", {"lease": "x-1", "force": True}, "malformed", "`force`"),
+        ("break", {"lease": "x-nobodys"}, "unknown_lease", "x-nobodys"),
+        ("lift", {}, "malformed", "`port`"),
+        ("lift", {"port": 7}, "malformed", "$.port"),
+        ("lift", {"port": str(PORT), "by": None}, "malformed", "$.by"),
+        ("lift", {"port": ABSENT}, "unknown_port", ABSENT),
+        ("lift", {"port": str(DRIVE)}, "unknown_port", f"name {PORT}"),
+        ("lift", {"port": str(PORT)}, "policy", "not in quarantine"),
+        ("hold", {"port": str(PORT), "accept": "revision"}, "malformed", "$.accept"),
+        ("hold", {"port": str(PORT), "accept": ["colour"]}, "malformed", "'colour'"),
+        ("hold", {"port": str(PORT), "quiet_errors": "yes"}, "malformed", "$.quiet_errors"),
+        ("hold", {"port": str(PORT), "max_s": -1}, "malformed", "`max_s`"),
+        ("hold", {"port": str(PORT), "lease": "x-nobodys"}, "unknown_lease", "x-nobodys"),
+        ("reset", {"function": str(DRIVE), "method": "kick"}, "malformed", "'kick'"),
+        ("reset", {"function": str(DRIVE), "method": ["flr"]}, "malformed", "$.method"),
+        ("reset", {"function": str(DRIVE), "dry_run": 1}, "malformed", "$.dry_run"),
+        ("reset", {"function": str(DRIVE), "domain": "yes"}, "malformed", "$.domain"),
+        ("reset", {"function": str(DRIVE), "lease": "x-nobodys"}, "unknown_lease", "x-nobodys"),
+        ("reset", {"function": str(PORT)}, "unsupported", "is a bridge"),
+        ("reset", {"function": str(PORT), "dry_run": True}, "unsupported", "is a bridge"),
+    ],
+)
+async def test_an_operators_verb_by_hand_with_what_it_cannot_mean_is_refused_by_name_and_changes_nothing(
+    bench: Bench, subject: str, asked: dict[str, Any], reason: str, named: str
+) -> None:
+    before = await standing(bench)
+    async with Stranger(bench.fleet.url) as person:
+        answer = await person.ask(f"pcie.{bench.host}.{subject}", asked)
+    assert answer is not None
+    refused = json.loads(answer)
+    assert (refused["type"], refused["reason"]) == ("refused", reason), refused
+    assert named in refused["message"], refused
+    assert await standing(bench) == before
+
+
 async def test_malformed_hints_and_facts_stop_nobody(bench: Bench) -> None:
     before = await standing(bench)
     async with Stranger(bench.fleet.url) as person:
@@ -166,6 +207,21 @@ async def test_an_unknown_port_is_refused_by_name_and_changes_nothing(
         (("hold", "Slot(99)", "--", "true"), ExitCode.ABSENT, "Slot(99)"),
         (("dump", "3b:00"), ExitCode.USAGE, "'3b:00'"),
         (("inject", "remove", "00:1f.9"), ExitCode.USAGE, "'00:1f.9'"),
+        (("lease", "show", ""), ExitCode.USAGE, "name the lease"),
+        (("lease", "break", "no-such-lease"), ExitCode.ABSENT, "no-such-lease"),
+        (("quarantine", "release", str(PORT)), ExitCode.ABSENT, "quarantine list"),
+        (("quarantine", "release", ""), ExitCode.USAGE, "names no port"),
+        (("reset", str(PORT), "--dry-run"), ExitCode.POLICY, "is a bridge"),
+        (("reset", ABSENT, "--dry-run"), ExitCode.ABSENT, ABSENT),
+        (("hold", str(PORT), "--accept", "colour", "--", "true"), ExitCode.USAGE, "'colour'"),
+        (("hold", str(PORT), "--max", "nan", "--", "true"), ExitCode.USAGE, "--max nan"),
+        (("hold", str(PORT), "--max", "-1", "--", "true"), ExitCode.USAGE, "--max -1"),
+        (("hold", str(PORT), "--before", " ", "--", "true"), ExitCode.USAGE, "--before is empty"),
+        (("hold", str(PORT), "--", ""), ExitCode.USAGE, "the command is empty"),
+        (("inject", "dpc", str(PORT), "--after", "inf"), ExitCode.USAGE, "--after inf"),
+        (("audit", "--lspci", "nowhere.txt"), ExitCode.USAGE, "nowhere.txt"),
+        (("audit", "--sysfs", "nowhere"), ExitCode.USAGE, "nowhere"),
+        (("explain", "nowhere.txt"), ExitCode.USAGE, "nowhere.txt"),
         (("status", "--host", "nowhere"), ExitCode.UNREACHABLE, "'nowhere'"),
         (("status", "--host", "no.where"), ExitCode.USAGE, "'no.where'"),
     ],

@@ -347,7 +347,12 @@ async def test_a_reset_of_the_whole_bus_is_done_when_it_is_asked_for(bench: Benc
 
 async def test_the_kinds_of_functions_have_names_in_the_tree(bench: Bench) -> None:
     _, out, _ = await Cli(bench).run("topology")
-    for told in (f"{BRIDGE}  pci bridge", f"{BUS[0]}  conventional device", f"{INTEGRATED}  integrated endpoint"):
+    for told in (
+        f"{BRIDGE}  pci bridge",
+        f"{BUS[0]}  conventional device",
+        f"{INTEGRATED}  integrated endpoint",
+        f"{HOST_BRIDGE}  host bridge",
+    ):
         assert told in out
 
 

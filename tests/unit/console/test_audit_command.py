@@ -79,6 +79,12 @@ def test_a_tree_is_audited(tmp_path: Path) -> None:
     assert found == {(str(PORT), "masked"), ("0000:7f:00.0", "unread")}
 
 
+def test_what_is_noted_of_many_functions_is_said_once_and_json_names_each(tmp_path: Path) -> None:
+    file = write(tmp_path, dumped(cut(port(), 256), cut(drive(), 256)))
+    assert f"{PORT} and 1 more" in audit("--lspci", file).stdout
+    assert len(json.loads(audit("--lspci", file, "--json").stdout)["findings"]) == 2
+
+
 def test_notes_alone_leave_it_clean(tmp_path: Path) -> None:
     ran = audit("--lspci", write(tmp_path, dumped(cut(port(), 256))))
     assert ran.returncode == ExitCode.OK
@@ -89,6 +95,7 @@ def test_notes_alone_leave_it_clean(tmp_path: Path) -> None:
     ("text", "said"),
     [
         pytest.param(dumped(port())[:-2], "line 257: ", id="cut in a byte"),
+        pytest.param(dumped(MASKED, cut(drive(), 592)), "the dump is cut off", id="cut between rows"),
         pytest.param("garbage", "there is no function in it", id="garbage"),
         pytest.param(dumped(cut(port(), 64)), "only headers of 64 bytes", id="not as root"),
     ],

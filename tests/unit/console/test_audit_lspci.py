@@ -13,6 +13,7 @@ from shared.pcie import Address
 from shared.pcie import registers as reg
 from tests.unit.console.audit_images import DRIVE, EXPRESS, PORT, cut, drive, dumped, port
 
+ROWS = "".join(f"{at:02x}: {bytes(16).hex(' ')}\n" for at in range(0, 64, 16))  # a header, as lspci -x writes it
 DUMP = dumped(port(), drive())
 
 
@@ -58,7 +59,7 @@ def test_a_dump_with_fewer_bytes_is_read_as_far_as_it_goes(length: int) -> None:
 
 
 def test_a_domain_that_only_vmd_has_is_told_and_the_rest_is_read() -> None:
-    read = parse(DUMP + "\n10000:e1:00.0 Non-Volatile memory controller\n00: 86 80 54 0a\n")
+    read = parse(DUMP + "\n10000:e1:00.0 Non-Volatile memory controller\n" + ROWS)
     assert [image.address for image in read.images] == [PORT, DRIVE]
     assert "10000:e1:00.0" in read.unread["10000:e1:00.0"]
 
@@ -77,6 +78,10 @@ def test_a_domain_that_only_vmd_has_is_told_and_the_rest_is_read() -> None:
         pytest.param(
             "00:01.0 x\n00: 86 80\n20: 00\n", "line 3: 00:01.0 goes on at 0x20 after 0x2 bytes", id="a row is missing"
         ),
+        pytest.param(
+            dumped(cut(port(), 592), drive()), "line 38: 00:01.0 ends after 592 bytes: the dump is cut off", id="cut"
+        ),
+        pytest.param(dumped(port(), cut(drive(), 2048)), "01:00.0 ends after 2048 bytes", id="cut at the end"),
         pytest.param(DUMP + DUMP, "0000:00:01.0 was there already in line 1".removeprefix("0000:"), id="two dumps"),
     ],
 )
@@ -94,5 +99,5 @@ def test_more_than_4096_bytes_are_refused() -> None:
 
 
 def test_addresses_may_have_their_domain() -> None:
-    (image,) = parse("0001:3B:00.0 x\n00: 86 80\n").images
+    (image,) = parse("0001:3B:00.0 x\n" + ROWS).images
     assert image.address == Address.parse("0001:3b:00.0")

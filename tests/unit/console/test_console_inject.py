@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from services.console._exit import ExitCode, Failure
-from services.console._inject import card_fields, driver_fields, from_fields, from_file, header_words
+from services.console._inject import card_fields, check_times, driver_fields, from_fields, from_file, header_words
 from shared.pcie import Address
 from shared.protocol.requests import Injection
 
@@ -72,3 +72,11 @@ def test_a_malformed_file_is_a_usage_error_that_names_the_place(tmp_path: Path, 
 def test_an_unknown_field_is_named_together_with_the_injection() -> None:
     with pytest.raises(Failure, match=r"inject remove 00:02\.0: .*count"):
         from_fields({"what": "remove", "target": "00:02.0", "count": "many"}, "inject remove 00:02.0")
+
+
+@pytest.mark.parametrize(("option", "field"), [("--after", "after_s"), ("--for", "for_s")])
+@pytest.mark.parametrize("seconds", [float("inf"), float("nan")], ids=["inf", "nan"])
+def test_a_time_that_is_none_is_a_usage_error(option: str, field: str, seconds: float) -> None:
+    with pytest.raises(Failure, match=f"{option} {seconds:g}: give a number of seconds") as failed:
+        check_times({"after_s": 0.0, "for_s": None, field: seconds})
+    assert failed.value.code is ExitCode.USAGE

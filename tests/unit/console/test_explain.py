@@ -333,3 +333,13 @@ def test_each_signature_names_a_scenario_once_and_says_what_to_do() -> None:
         assert (signature.scenario is not None) is (signature.kind is Kind.SCENARIO)
         assert signature.fixed is None or signature.kind is Kind.SCENARIO
         assert all((signature.wrong, signature.advice, signature.holdfast))
+
+
+def test_a_log_comes_from_stdin_too() -> None:
+    log = "pcieport 0000:00:01.0: DPC: containment event, status:0x1f01 source:0x0000\n"
+    ran = CliRunner().invoke(app, ["explain", "-", "--json"], input=log)
+    assert ran.exit_code == ExitCode.OK
+    assert json.loads(ran.stdout)["log"] == "standard input"
+    empty = CliRunner().invoke(app, ["explain", "-"], input="")
+    assert isinstance(empty.exception, Failure)
+    assert str(empty.exception).startswith("standard input: empty; expected")

@@ -93,7 +93,10 @@ def test_what_few_leases_have_is_told_of_those() -> None:
     assert told["quarantined"] == str(OTHER)
     assert told["may differ"] == "revision"
     assert ("", "serial") in rows
-    assert told["silenced"] == f"{PORT}  SERR# of Command, SERR# of Bridge Control, Device Control 0x6"
+    assert (
+        told["silenced"]
+        == f"{PORT}  SERR# of Command, SERR# of Bridge Control, Non-Fatal Error Reporting, Fatal Error Reporting"
+    )
     assert "AER and DPC" in told["firmware"]
 
 
@@ -181,3 +184,14 @@ def test_p2_a_slot_is_masked_when_an_enable_that_it_can_have_is_off() -> None:
     assert [masked(without, control) for control in (0x1008, 0x0008, 0x1000, 0)] == [False, False, True, True]
     assert masked(ROOT, None) is None
     assert masked(Function(NIC, DeviceType.ENDPOINT, SERIAL, EXPRESS), 0) is None
+
+
+def test_a_lease_must_be_named() -> None:
+    with pytest.raises(Failure, match="name the lease, or a part of its id") as failed:
+        named(LeaseList(leases=()), " ", "lab")
+    assert failed.value.code is ExitCode.USAGE
+
+
+def test_a_host_bridge_is_named_what_it_is() -> None:
+    bridge = Function(PORT, DeviceType.ROOT_COMPLEX_ENDPOINT, Identity(0x8086, 0x6F00, 0x060000, 0, 0), EXPRESS)
+    assert describe_function(bridge).startswith(f"{PORT}  host bridge  ")

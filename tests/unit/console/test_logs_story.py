@@ -143,3 +143,10 @@ def test_what_a_watcher_is_spared_is_told_in_full(told: Fact, text: str) -> None
 def test_the_most_telling_reason_is_given() -> None:
     assert why(fact(What.ERROR_IGNORED, reason="stale", why="older than the service")) == "older than the service"
     assert why(fact(What.LEASE_OPENED)) is None
+
+
+def test_errors_that_were_latched_are_told_by_name() -> None:
+    told = account(
+        fact(What.RECOVERY_ERRORS, uncorrectable=0x20, correctable=0, names=["SDES"], reports=[], cleared={})
+    )
+    assert told == f"{PORT}: latched errors read and cleared: SDES"

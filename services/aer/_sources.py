@@ -249,12 +249,19 @@ def _reporting(topology: Topology, survey: Survey, severities: frozenset[Severit
 
 
 def _named(topology: Topology, root: Address, survey: Survey) -> Source | None:
-    """Return the function that Error Source names, unless it answers and has nothing to tell."""
+    """Return the function that Error Source names, unless it answers and has nothing to tell.
+
+    A bridge to a conventional bus may well have nothing: it passes on SERR# of what has no error registers.
+    """
     address = root.with_requester_id(survey.latch.uncorrectable_id)
     errors = survey.errors.get(address)
     if errors is not None:
         mine = (source for source in _reporting(topology, survey, signalled(survey.latch)))
-        return next((source for source in mine if source.function == address), None)
+        own = next((source for source in mine if source.function == address), None)
+        if own is not None or not topology.get(address).is_conventional_bridge:
+            return own
+        port = recovery_port(topology, survey, address)
+        return None if port is None else Source(function=address, port=port, severity=first_severity(survey.latch))
     anchor = _anchor(topology, root, address)
     if anchor is None:
         return None

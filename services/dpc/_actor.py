@@ -178,4 +178,6 @@ class ContainmentActor(PortActor):
 
 
 def _reason_name(containment: Containment) -> str:
+    if not containment.triggered:
+        return "not_contained"
     return "reserved" if containment.reason is None else containment.reason.name.lower()

@@ -69,8 +69,8 @@ class Containment(msgspec.Struct, frozen=True):
 
     @property
     def reason(self) -> DpcReason | None:
-        """Why; None for a reserved code. Means something only while triggered."""
-        return dpc_reason(self.status)
+        """Why; None for a reserved code, and while nothing is triggered: then the field is what it was last (§7.9.14.4)."""
+        return dpc_reason(self.status) if self.triggered else None
 
     @property
     def source(self) -> Address:

@@ -82,7 +82,7 @@ ROWS: Final = (
     Row("H4",  " 0 0 0   0     1  - -   -  -      -  -         ", Verdict.DEFER, "a lease covers the port"),
     Row("H5",  " 0 0 0   0     0  1 1   -  -      1  same      ", Verdict.KEEP, "the same device answers"),
     Row("H6",  " 0 0 0   0     0  1 1   -  -      0  same      ", Verdict.NOTHING, "nothing has changed"),
-    Row("H7",  " 0 0 0   0     0  1 1   -  -      -  different ", Verdict.REPLACE, "another device answers"),
+    Row("H7",  " 0 0 0   0     0  1 1   -  -      -  different ", Verdict.REPLACE, "another device answers, or the same one was out"),
     Row("H8",  " 0 0 0   0     0  1 1   -  -      1  silent    ", Verdict.WAIT, "the device does not answer yet"),
     Row("H9",  " 0 0 0   0     0  1 1   -  -      0  silent    ", Verdict.NOTHING, "a device that hangs is no change"),
     Row("H10", " 0 0 0   0     0  1 0   -  -      -  -         ", Verdict.REMOVE, "the link is down"),

@@ -65,6 +65,14 @@ def has_driver(device: Device) -> bool:
     return device.identity.class_code >> 16 != _BRIDGE_CLASS
 
 
+def _works(finding: Finding | None) -> bool:
+    """Tell whether a device may be spoken to: what a recovery could not bring back stays frozen until one can.
+
+    Not judged: a lease covers it that leaves its link up.
+    """
+    return finding is None or (finding.answers and not finding.unset)
+
+
 @dataclass(frozen=True, slots=True)
 class Survey:
     """The functions of one keeper, compared."""
@@ -251,7 +259,7 @@ class Keeper(PortActor):
         elif unfinished is not None:
             await self.set_channel(device, Channel.FROZEN, lease=unfinished, why="its callbacks are not finished")
             self.again(_DEFERRED_LOOK_S)
-        elif thaw:
+        elif thaw and _works(survey.findings.get(device.function)):
             await self.set_channel(device, Channel.NORMAL, lease=None, why="nothing covers it")
 
     async def set_channel(self, device: Device, channel: Channel, *, lease: str | None, why: str) -> None:

@@ -34,6 +34,19 @@ def presence(*, slot_status: int, slot_control: int, shut: bool) -> Presence:
     return Presence.ABSENT
 
 
-def reseated(*, slot_status: int, slot_control: int) -> bool:
-    """Tell whether a latched change of presence is a real one, even if the same card answers (P4)."""
-    return out_of_band(slot_control) and bool(slot_status & SlotStatus.PRESENCE_CHANGED)
+class Pins:
+    """What is remembered of out-of-band presence: whether a change that is latched now is a real one (P4)."""
+
+    def __init__(self) -> None:
+        self._awaited = False
+
+    def reseated(self, *, slot_status: int, slot_control: int) -> bool:
+        """Tell whether a card was out or seated, even if the same card answers.
+
+        Pins may be slower than the link: where they last showed no card, the one change by which they show the card
+        that has been brought up meanwhile is no other card.
+        """
+        changed, present = slot_status & SlotStatus.PRESENCE_CHANGED, slot_status & SlotStatus.PRESENCE
+        if not changed:
+            self._awaited = not present
+        return out_of_band(slot_control) and bool(changed) and not (self._awaited and present)

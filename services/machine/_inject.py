@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 _RP_PIO: Final = {bit.name.lower(): bit for bit in r.RpPio if bit.name is not None}
 _FLAP_S: Final = 0.05  # ours: a flap that names no duration
+_BURST_S: Final = 0.01  # ours: a flood comes in bursts so far apart, between which the bench settles
 _UNSTABLE_S: Final = 0.006  # ours: a link that is unstable for no time named drops so soon after it is up
 _OF_INTERRUPTS: Final = frozenset({Injection.INTERRUPT, Injection.INTERRUPT_DELAY, Injection.INTERRUPT_LOST})
 _OF_PORTS: Final = frozenset(Injection) - {Injection.ERROR, Injection.DRIVER} - _OF_INTERRUPTS
@@ -154,12 +156,19 @@ class Injector:
 
     def _error(self, target: SimulatedFunction, request: Inject) -> None:
         """Detect the error `count` times: at once, or spread evenly over `for_s`."""
-        error = _detected(request)
-        pause = (request.for_s or 0.0) / request.count
-        for turn in range(request.count):
-            if pause and turn:
-                self._machine.clock.later(pause * turn, lambda: detect(target, error))
+        error, for_s = _detected(request), request.for_s or 0.0
+        bursts = min(request.count, max(1, int(for_s / _BURST_S)))
+        for turn in range(bursts):
+            share = (request.count + turn) // bursts  # sums up to the count
+            if turn:
+                self._machine.clock.later(for_s * turn / bursts, partial(self._err, target, error, share))
             else:
+                self._err(target, error, share)
+
+    def _err(self, target: SimulatedFunction, error: Detected, times: int) -> None:
+        """Detect the error so many times at once, unless the card has been pulled in the meantime."""
+        if self._machine.find(target.address) is target:
+            for _ in range(times):
                 detect(target, error)
 
     def _contain(self, target: SimulatedFunction, request: Inject) -> None:

@@ -57,6 +57,7 @@ class PortActor(Actor[None]):
         self.context = ports.context
         self._wakes: set[Wake] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._due_at = 0.0  # loop time of it; a handle of uvloop without a delay does not tell
         self._retry_s = RETRY_FIRST_S
         self._read = False
 
@@ -82,10 +83,11 @@ class PortActor(Actor[None]):
     def again(self, after_s: float) -> None:
         """Look again in `after_s` seconds, or earlier if an earlier look is due."""
         loop = asyncio.get_running_loop()
-        if self._timer is not None and self._timer.when() <= loop.time() + after_s:
+        due_at = loop.time() + after_s
+        if self._timer is not None and self._due_at <= due_at:
             return
         self.rest()
-        self._timer = loop.call_later(after_s, self._due)
+        self._timer, self._due_at = loop.call_later(after_s, self._due), due_at
 
     def retry(self) -> None:
         """Look again after a pause that doubles with every retry in a row."""

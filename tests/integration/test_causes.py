@@ -164,6 +164,7 @@ serial = "00-25-38-00-00-00-00-01"
 driver = {name = "nvme"}
 """
 SUCCESS: Final = 0x80
+FAILURE: Final = 0x81
 
 
 async def test_on_a_firmware_first_host_a_containment_is_recovered_when_it_is_handed_over_and_answered(
@@ -185,6 +186,27 @@ async def test_on_a_firmware_first_host_a_containment_is_recovered_when_it_is_ha
     await bench.inject("edr", "00:01.0")
     answer = await bench.wait_fact(What.LEASE_FIRMWARE_ANSWERED, "00:01.0", since=since)
     assert answer.data["status"] == SUCCESS
+
+
+async def test_on_a_firmware_first_host_an_event_of_a_port_in_quarantine_is_answered_with_failure(
+    fleet: StartFleet,
+) -> None:
+    """Nobody opens a lease there, so no lease's end would answer, and the firmware would wait for ever."""
+    bench = await fleet(FIRMWARE_FIRST, environment={"HOLDFAST_READY_S": "1", "HOLDFAST_RECONCILE_S": LONG_S})
+    port, since = "00:01.0", bench.mark()
+    await bench.inject("slow_ready", port, for_s=1000.0)
+    await bench.inject("dpc", port, reason="uncorrectable")
+    await bench.wait_fact(What.QUARANTINE_ENTERED, port, since=since)
+    await bench.wait_fact(What.LEASE_CLOSED, port, since=since)
+    entered = await bench.wait_fact(What.LEASE_FIRMWARE_ANSWERED, port, since=since)
+    assert entered.data["status"] == FAILURE
+
+    since = bench.mark()
+    await bench.inject("edr", port)
+    again = await bench.wait_fact(What.LEASE_FIRMWARE_ANSWERED, port, since=since)
+    assert again.data["status"] == FAILURE
+    assert not (await bench.leases()).edr
+    assert not bench.facts(What.RECOVERY_STARTED, since=since)
 
 
 async def test_on_a_firmware_first_host_an_error_that_nobody_contained_is_the_firmwares(fleet: StartFleet) -> None:

@@ -23,10 +23,10 @@ from services.aer._sources import (
     signalled,
 )
 from services.aer._survey import RootLatch, Survey, decode_survey, reporters, survey_reads
-from shared.pcie import NO_ANSWER, Address, ErrorRegisters
+from shared.pcie import NO_ANSWER, Address, ErrorRegisters, Topology
 from shared.pcie.errors import Severity
+from shared.pcie.registers import DeviceType, Uncorrectable
 from shared.pcie.registers import RootErrorStatus as Latch
-from shared.pcie.registers import Uncorrectable
 from tests.port_bench import COLLECTOR, GPU_0, INTEGRATED, INTEGRATED_3, NVME, NVME_1, ROOT, SWITCH_ROOT, TOPOLOGY
 
 FATAL_SEVERITY = 0x0046_2030
@@ -207,6 +207,20 @@ def test_a_message_of_a_function_that_tells_nothing_may_be_about_any() -> None:
     seen = msgspec.structs.replace(survey(FATAL, NVME, nvme_1=MALFORMED), answering=OTHER - {NVME})
     assert found(seen) == [NVME, NVME_1]
     assert stale(seen) == []
+
+
+@pytest.mark.parametrize(("kind", "blamed"), [("PCIE_TO_PCI_BRIDGE", [NVME]), ("ENDPOINT", [])])
+def test_a_bridge_is_blamed_for_what_asserts_serr_behind_it_although_it_has_no_status_itself(
+    kind: str, blamed: list[Address]
+) -> None:
+    """A conventional device has no error registers: nothing else would tell of its fault than the message."""
+    bridge = msgspec.structs.replace(TOPOLOGY.get(NVME), kind=DeviceType[kind])
+    topology = Topology(tuple(bridge if each.address == NVME else each for each in TOPOLOGY))
+    for status, severity in ((FATAL, Severity.FATAL), (NONFATAL, Severity.NONFATAL)):
+        sources = find_signalled(topology, ROOT, survey(status, NVME, nvme=0), {}, frozenset())
+        assert [source.function for source in sources] == blamed
+        assert {source.severity for source in sources} <= {severity}
+        assert {source.port for source in sources} <= {ROOT}
 
 
 # --- Event collectors ---

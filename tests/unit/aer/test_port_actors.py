@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
 import pytest
+import uvloop
 
 from shared.pcie import Address, Topology
 from shared.protocol import Reason, Refused, subjects
@@ -262,3 +263,19 @@ async def test_an_earlier_look_replaces_a_later_one_and_not_the_other_way_round(
     watcher.again(0)
     watcher.again(60)
     assert await watcher.next() == {Wake.AGAIN}
+
+
+def test_a_look_at_once_may_be_asked_for_twice_on_the_loop_that_services_run_on() -> None:
+    """On uvloop a timer without a delay is no timer, and does not say when it is due."""
+
+    async def twice() -> None:
+        watcher = Watcher(ROOT, Lab().ports)
+        watcher.again(0)
+        watcher.again(0)
+        watcher.again(60)
+        await asyncio.sleep(0.01)
+        await watcher.receive(None)
+        assert watcher.looks == [{Wake.AGAIN}]
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(twice())

@@ -262,10 +262,13 @@ async def test_an_edr_event_is_found_at_the_start_and_by_the_poll(kept: Lab) -> 
 
 
 async def test_an_edr_event_with_nothing_to_recover_is_asked_for_all_the_same(kept: Lab) -> None:
-    """The recovery is what has the firmware answered."""
+    """The recovery is what has the firmware answered; it is not told of a containment that has long been released."""
+    kept.trigger(int(r.DpcReason.ERR_FATAL) << r.DPC_REASON_SHIFT)
+    kept.put(DOWN_0, r.DPC_SOURCE, GPU_0.requester_id, DPC)
     kept.edr = (DOWN_0,)
     await kept.actor.look(INTERRUPT)
-    assert [request.cause for request in kept.recovers] == [Cause.EDR]
+    (request,) = kept.recovers
+    assert (request.cause, request.functions, request.evidence["reason"]) == (Cause.EDR, (DOWN_0,), "not_contained")
     assert not kept.said(What.CONTAINMENT_ENTERED), "nothing was contained"
 
 

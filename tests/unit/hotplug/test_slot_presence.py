@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.hotplug._presence import Presence, out_of_band, presence, reseated
+from services.hotplug._presence import Pins, Presence, out_of_band, presence
 from shared.pcie.registers import SlotControl, SlotStatus
 
 PINS = int(SlotControl.IN_BAND_PRESENCE_DISABLE)
@@ -25,9 +25,27 @@ def test_presence_is_believed_as_far_as_it_means_something(
     assert presence(slot_status=status, slot_control=control, shut=shut) is expected
 
 
+SHOWN = int(SlotStatus.PRESENCE)
+CHANGED = int(SlotStatus.PRESENCE_CHANGED)
+
+
 def test_p4_a_latched_change_counts_for_itself_only_out_of_band() -> None:
-    changed = int(SlotStatus.PRESENCE | SlotStatus.PRESENCE_CHANGED)
-    assert reseated(slot_status=changed, slot_control=PINS)
-    assert not reseated(slot_status=changed, slot_control=0)
-    assert not reseated(slot_status=int(SlotStatus.PRESENCE), slot_control=PINS)
+    assert Pins().reseated(slot_status=SHOWN | CHANGED, slot_control=PINS)
+    assert not Pins().reseated(slot_status=SHOWN | CHANGED, slot_control=0)
+    assert not Pins().reseated(slot_status=SHOWN, slot_control=PINS)
     assert out_of_band(PINS)
+
+
+@pytest.mark.parametrize(
+    ("seen", "reseated"),
+    [
+        ((0, SHOWN | CHANGED), False),  # the card that is up already, by pins that are slower than its link
+        ((0, SHOWN | CHANGED, SHOWN | CHANGED), False),  # not cleared yet
+        ((0, CHANGED), True),  # it was there, and is gone again
+        ((0, SHOWN | CHANGED, SHOWN, SHOWN | CHANGED), True),
+        ((SHOWN, SHOWN | CHANGED), True),
+    ],
+)
+def test_p4_pins_that_show_a_card_late_show_no_other_card(seen: tuple[int, ...], reseated: bool) -> None:
+    pins = Pins()
+    assert [pins.reseated(slot_status=status, slot_control=PINS) for status in seen][-1] is reseated

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from unittest import mock
 
 import pytest
 
+from services.machine._clock import Clock
 from services.machine._dpc import triggers
+from services.machine._errors import detect
 from shared.pcie import errors
 from shared.pcie import registers as r
 from shared.pcie.errors import Severity
@@ -176,3 +179,32 @@ def test_what_triggers_is_as_the_design_says() -> None:
         assert triggers(2, severity, received=received)
         assert triggers(1, severity, received=received) is (severity is Severity.FATAL or not received)
     assert not triggers(2, Severity.CORRECTABLE, received=True)
+
+
+FLOOD = 10_000
+
+
+@on_bench(dpc=False)
+async def test_a_flood_leaves_the_bench_time_for_others_and_is_detected_to_the_last_error(bench: Bench) -> None:
+    """A timer for each error, after each of which the whole bench settles, would keep config requests waiting."""
+    with mock.patch("services.machine._inject.detect", wraps=detect) as detected:
+        with mock.patch.object(Clock, "later", autospec=True, side_effect=Clock.later) as planned:
+            bench.inject(Injection.ERROR, DISK, names=("RxErr",), count=FLOOD, for_s=1.0)
+        assert planned.call_count < FLOOD // 50
+        await asyncio.sleep(0.5)
+        assert abs(detected.call_count - FLOOD // 2) < FLOOD // 50
+        await asyncio.sleep(0.5)
+        assert detected.call_count == FLOOD
+
+
+@on_bench(dpc=False)
+async def test_a_flood_ends_when_its_card_is_pulled_and_is_not_the_next_cards(bench: Bench) -> None:
+    bench.inject(Injection.ERROR, DISK, names=("RxErr",), count=100, for_s=2 * LONG_S)
+    bench.inject(Injection.SWAP, PORT)
+    await asyncio.sleep(LONG_S)
+    bench.put(DISK, r.CORRECTABLE_STATUS, 0xFFFF_FFFF)
+    bench.put(PORT, r.ROOT_ERROR_STATUS, ROOT_BITS)
+    await asyncio.sleep(LONG_S)
+    assert bench.answers(DISK)
+    assert bench.get(DISK, r.CORRECTABLE_STATUS) == 0
+    assert bench.get(PORT, r.ROOT_ERROR_STATUS) & ROOT_BITS == 0

@@ -8,10 +8,10 @@ BIN := $(VENV)/bin
 run: $(VENV)/.run
 	$(BIN)/holdfast demo
 
-# Two at a time: most of the time goes into waits of real processes. A file's tests share its fleets, so they stay
-# together; and those with fleets come first, so that neither worker is left with a long file at the end.
+# Three at a time: much of the time goes into waits of real processes. A file's tests share its fleets, so they stay
+# together; and those with fleets come first, so that no worker is left with a long file at the end.
 test: check
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 # The long combinations that `make test` leaves out: before a release.
 campaign: setup

@@ -20,7 +20,7 @@ from shared.runtime import Fenced, RefusedError, Request, Wake
 
 from ._asks import Asks
 from ._events import Events
-from ._indicators import clear, control, enables
+from ._indicators import clear
 from ._judge import Row, Verdict, View, judge
 from ._keeper import Keeper, Shop, Survey
 from ._look import Look
@@ -168,7 +168,8 @@ class SlotActor(Keeper):
             return found.survey
         self._deferring = False
         self._quarantined.over()
-        if await self._reconcile(found) or await self.events.handle(found, wakes) or await self.asks.handle(found):
+        events = self.events
+        if await events.reconcile(found) or await events.handle(found, wakes) or await self.asks.handle(found):
             return None
         return None if await self._act(found) else found.survey
 
@@ -207,20 +208,6 @@ class SlotActor(Keeper):
         if self.devices() and found.reading.latched and not known:
             # What latched before anybody was there to see the slot is older than its first registration.
             await self.operate(lambda operation: self.work.clear(operation, CHANGES))
-
-    async def _reconcile(self, found: Look) -> bool:
-        """Set the enables that nobody holds."""
-        missing = enables(self.function) & ~found.reading.control & ~self.events.disabled
-        if not missing:
-            return False
-
-        async def work(operation: SlotOperation) -> None:
-            await operation.do(*control(self.function, mask=missing, value=missing))
-            self.say(
-                What.SLOT_RECONCILED, None, lease=operation.lease, set=missing, why="not set, and no lease covers it"
-            )
-
-        return await self.operate(work)
 
     # --- Acting ---
 

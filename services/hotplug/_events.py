@@ -12,7 +12,7 @@ from shared.protocol.requests import SlotState
 from shared.recovery import read
 from shared.runtime import Wake
 
-from ._indicators import clear, control, has, lamps
+from ._indicators import clear, control, enables, has, lamps
 from ._judge import Verdict
 from ._presence import Presence
 from ._slot import OCCUPIED, SlotEvent
@@ -37,11 +37,6 @@ class Events:
         self._deadline: float | None = None  # when the button's grace is over
         self._faulted = False  # a power fault asserts again whenever it is cleared
 
-    @property
-    def disabled(self) -> int:
-        """Enables that are off on purpose: a fault that lasts would keep the interrupt from ever firing again."""
-        return int(r.SlotControl.POWER_FAULT_ENABLE) if self._faulted else 0
-
     @staticmethod
     def patience(verdict: Verdict) -> float:
         """Return for how many seconds a verdict must last, beyond the grace, before the card is taken away."""
@@ -55,6 +50,24 @@ class Events:
         """Look again when the button's grace is over."""
         if self._actor.state in _BLINKING and self._deadline is not None:
             self._actor.again(max(0.0, self._deadline - asyncio.get_running_loop().time()))
+
+    async def reconcile(self, found: Look) -> bool:
+        """Set the enables that nobody holds; tell whether the slot must be looked at again."""
+        return bool(self._missing(found)) and await self._actor.operate(self._enable)
+
+    async def _enable(self, operation: SlotOperation) -> None:
+        # Seen once more, under our own lease: it may have been the mask of one that has closed since.
+        actor = self._actor
+        missing = self._missing(await actor.examine(operation.lease))
+        if missing:
+            await operation.do(*control(actor.function, mask=missing, value=missing))
+            why = "not set, and no lease covers it"
+            actor.say(What.SLOT_RECONCILED, None, lease=operation.lease, set=missing, why=why)
+
+    def _missing(self, found: Look) -> int:
+        """Return the enables that are off, and not on purpose: a power fault that lasts would block the interrupt."""
+        disabled = int(r.SlotControl.POWER_FAULT_ENABLE) if self._faulted else 0
+        return 0 if found.reading.silent else enables(self._actor.function) & ~found.reading.control & ~disabled
 
     async def handle(self, found: Look, wakes: frozenset[Wake]) -> bool:
         """Handle the first of the events; tell whether there was one (then: look again)."""

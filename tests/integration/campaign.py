@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
+from _pytest.mark import ParameterSet
 
 
 def some_of(values: Iterable[Any], *at: int) -> list[Any]:
@@ -14,5 +15,7 @@ def some_of(values: Iterable[Any], *at: int) -> list[Any]:
 
 
 def _later(value: Any) -> Any:
+    if isinstance(value, ParameterSet):
+        return pytest.param(*value.values, id=value.id, marks=(*value.marks, pytest.mark.campaign))
     row = value if isinstance(value, tuple) else (value,)
     return pytest.param(*row, marks=pytest.mark.campaign)

@@ -203,6 +203,7 @@ async def test_a_driver_that_prepared_for_a_reset_hears_its_end_from_the_recover
     assert told == ["reset_prepare", "error_detected", "slot_reset", "reset_done", "resume"]
 
 
+@pytest.mark.campaign
 async def test_a_driver_that_takes_long_to_bind_is_bound_once_and_waited_for(fleet: StartFleet) -> None:
     slow = 'driver = {name = "nvme", delay_s = {bind = 5.0}}'
     bench = await fleet(BENCH.replace('driver = {name = "nvme"}', slow, 1))

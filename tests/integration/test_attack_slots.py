@@ -217,9 +217,7 @@ async def test_p4_p10_a_removal_without_aer_is_deferred_and_reported_and_acted_o
     await added(bench, "00:02.0", since)
 
 
-@pytest.mark.parametrize(
-    "at", some_of((What.SLOT_DEFERRED, What.LEASE_OPENED, What.LINK_DOWN, What.DEVICE_REMOVED), 0, 2)
-)
+@pytest.mark.parametrize("at", some_of((What.SLOT_DEFERRED, What.LEASE_OPENED, What.LINK_DOWN, What.DEVICE_REMOVED), 2))
 async def test_p4_hotplug_killed_during_a_removal_removes_once(bench: Bench, at: What) -> None:
     before = await present(bench, "0000:02:00.0") or 0
     since = bench.mark()
@@ -241,7 +239,7 @@ async def test_p4_hotplug_killed_during_a_removal_removes_once(bench: Bench, at:
     assert await present(bench, "0000:02:00.0") == before + 1
 
 
-@pytest.mark.parametrize("after_s", some_of((0.02, 0.15, 0.25, 0.4), 0, 2))
+@pytest.mark.parametrize("after_s", some_of((0.02, 0.15, 0.25, 0.4), 2))
 async def test_p4_hotplug_killed_during_a_bring_up_registers_one_generation(bench: Bench, after_s: float) -> None:
     before = await present(bench, "0000:02:00.0") or 0
     since = bench.mark()

@@ -20,6 +20,7 @@ from shared.pcie.registers import Register
 from shared.protocol import subjects
 from shared.protocol.fabric import Dump, Dumped, DumpReply
 from shared.protocol.facts import What
+from tests.integration.campaign import some_of
 from tests.integration.cli import Cli, ended, exists
 from tests.integration.fleet import Bench
 from tests.integration.hardware import poked
@@ -97,12 +98,16 @@ async def test_p10_in_the_middle_of_a_recovery_its_lease_explains_containment_an
 
 @pytest.mark.parametrize(
     ("register", "capability", "value", "check"),
-    [
-        pytest.param(reg.UNCORRECTABLE_MASK, "aer", ALL_ONES, "uncorrectable_masked", id="uncorrectable"),
-        pytest.param(reg.CORRECTABLE_MASK, "aer", ALL_ONES, "correctable_masked", id="correctable"),
-        pytest.param(reg.BRIDGE_CONTROL, "", 0, "errors_not_forwarded", id="bridge SERR"),
-        pytest.param(reg.SLOT_CONTROL, "express", 0x0020, "masked", id="PDCE and DLLSCE"),
-    ],
+    some_of(
+        [
+            pytest.param(reg.UNCORRECTABLE_MASK, "aer", ALL_ONES, "uncorrectable_masked", id="uncorrectable"),
+            pytest.param(reg.CORRECTABLE_MASK, "aer", ALL_ONES, "correctable_masked", id="correctable"),
+            pytest.param(reg.BRIDGE_CONTROL, "", 0, "errors_not_forwarded", id="bridge SERR"),
+            pytest.param(reg.SLOT_CONTROL, "express", 0x0020, "masked", id="PDCE and DLLSCE"),
+        ],
+        0,
+        3,
+    ),
 )
 async def test_what_a_tool_left_behind_the_fabrics_back_is_found_and_is_no_finding_once_put_right(
     bench: Bench, register: Register, capability: str, value: int, check: str

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from shared.protocol.facts import What
+from tests.integration.campaign import some_of
 from tests.integration.cli import COMMAND_S, Cli
 from tests.integration.fleet import Bench
 from tests.integration.promises import keeps
@@ -69,7 +70,7 @@ async def watching(bench: Bench, *names: str) -> Watching:
     return watcher
 
 
-@pytest.mark.parametrize("names", [(), (PORT,)])
+@pytest.mark.parametrize("names", some_of([pytest.param((), id="all"), pytest.param((PORT,), id="port")], 1))
 async def test_p10_history_is_what_watch_showed_line_for_line(bench: Bench, names: tuple[str, ...]) -> None:
     watcher = await watching(bench, *names)
     lease = await recovered(bench)

@@ -297,6 +297,7 @@ async def test_the_level_is_changed_while_the_services_run_in_owner_and_standby(
     assert services[1].lines[-1]["event"] == "log level changed", "nothing but errors after it"
 
 
+@pytest.mark.campaign
 async def test_a_level_or_a_service_or_an_instance_that_is_none_is_named(start: Start) -> None:
     service = await start()
     await service.said("ready")

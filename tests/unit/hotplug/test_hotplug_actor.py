@@ -235,6 +235,26 @@ async def test_a_power_request_during_a_recovery_is_refused_and_names_the_lease(
     assert answer.lease.id == "r1"
 
 
+@pytest.mark.parametrize("closed", [True, False], ids=["a mask whose lease has closed", "an orphan"])
+async def test_p10_enables_are_set_again_only_if_they_are_off_still_when_nobody_else_can_mask(
+    lab: Lab, closed: bool
+) -> None:
+    """The registers are read before the leases: what a lease had masked may be restored by the time that nobody holds."""
+    await lab.occupied()
+    place = PORT, EXPRESS + r.SLOT_CONTROL.offset
+    before = lab.bench.registers[place]
+    lab.bench.registers[place] = before & ~int(r.SLOT_MASKED)
+
+    def unmasked() -> None:
+        if closed:
+            lab.bench.registers[place] = before
+
+    lab.bench.on_open = unmasked
+    await lab.look()
+    assert lab.bench.registers[place] & int(r.SLOT_MASKED) == before & int(r.SLOT_MASKED)
+    assert bool(lab.said(What.SLOT_RECONCILED)) is not closed
+
+
 async def test_power_on_of_an_empty_slot_is_refused(lab: Lab) -> None:
     ask = Ask(subjects.slot("lab", PORT, "power_on"))
     lab.actor.asks.put(cast("Any", ask))

@@ -166,6 +166,7 @@ async def test_p4_a_switch_card_with_slots_of_its_own_is_pulled_and_seated_once(
         await bench.closed("11:00.0", started.lease)
 
 
+@pytest.mark.campaign
 async def test_p4_two_cards_pulled_at_once_below_one_switch_are_two_removals_and_touch_nothing_else(
     bench: Bench,
 ) -> None:

@@ -182,6 +182,7 @@ async def test_the_real_lspci_reads_the_edited_dump_and_what_it_writes_of_it_is_
     assert checks(report, PORT) == checks(report) == ["half_masked", "uncorrectable_masked"]
 
 
+@pytest.mark.campaign
 async def test_a_dump_made_during_a_lease_shows_the_mask_and_the_audit_says_that_nothing_explains_it(
     bench: Bench, tmp_path: Path
 ) -> None:

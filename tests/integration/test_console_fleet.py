@@ -94,6 +94,7 @@ async def test_a_reset_shows_its_steps_and_keeps_the_device(bench: Bench) -> Non
     assert await generation(bench) == before
 
 
+@pytest.mark.campaign
 async def test_power_goes_off_and_on_again(bench: Bench) -> None:
     before = await generation(bench)
     code, _, err = await Cli(bench).run("power", "off", "slot:4", "--yes")

@@ -313,6 +313,7 @@ async def test_a_level_or_a_service_or_an_instance_that_is_none_is_named(start: 
         assert (ended, named in err, "Traceback" in err) == (code, True, False), err
 
 
+@pytest.mark.campaign
 async def test_up_keeps_a_log_of_each_service_where_it_is_told_to(tmp_path: Path) -> None:
     logs = tmp_path / "logs"
     for _ in range(2):

@@ -48,6 +48,7 @@ async def refused(bench: Bench) -> None:
     await bench.wait_fact(What.LEASE_REFUSED, "00:03.0", since=since)
 
 
+@pytest.mark.campaign
 async def test_status_and_doctor_say_who_owns_a_host_and_who_stands_by(cluster: Cluster) -> None:
     for host in HOSTS:
         bench, owner = cluster.benches[host], await cluster.owner(host)

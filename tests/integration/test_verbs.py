@@ -129,6 +129,7 @@ async def test_a_lease_is_shown_by_a_part_of_its_id_without_its_token_and_after_
     assert {one["function"]: one["result"] for one in shown["outcomes"]}[CARD] == "recovered"
 
 
+@pytest.mark.campaign
 async def test_a_lease_that_nobody_knows_is_named_and_nothing_is_broken(bench: Bench) -> None:
     for verb in ("show", "break"):
         code, _, err = await Cli(bench).run("lease", verb, "no-such-lease")
@@ -199,6 +200,7 @@ async def test_a_quarantine_is_listed_with_why_and_what_holds_it_down_and_releas
     assert (await bench.leases()).quarantines == ()
 
 
+@pytest.mark.campaign
 async def test_a_port_that_is_in_no_quarantine_is_not_released(bench: Bench) -> None:
     code, _, err = await Cli(bench).run("quarantine", "release", PORT)
     assert code == ExitCode.ABSENT
@@ -274,6 +276,7 @@ async def test_p2_a_command_that_runs_over_its_max_is_killed_after_runs_and_the_
     assert (await bench.leases()).leases == ()
 
 
+@pytest.mark.campaign
 async def test_a_command_that_cannot_be_found_takes_no_lease(bench: Bench) -> None:
     since = bench.mark()
     code, _, err = await Cli(bench).run("hold", PORT, "--", "no-such-tool")
@@ -335,6 +338,7 @@ async def test_what_is_never_reset_is_refused_with_why(bench: Bench, function: s
     assert told["hits"] == []
 
 
+@pytest.mark.campaign
 async def test_a_reset_of_the_whole_bus_is_done_when_it_is_asked_for(bench: Bench) -> None:
     code, _, err = await Cli(bench).run("reset", BUS[2])
     assert code == ExitCode.POLICY
@@ -345,6 +349,7 @@ async def test_a_reset_of_the_whole_bus_is_done_when_it_is_asked_for(bench: Benc
     assert {one: verdicts[one] for one in BUS} == dict.fromkeys(BUS, "kept")
 
 
+@pytest.mark.campaign
 async def test_the_kinds_of_functions_have_names_in_the_tree(bench: Bench) -> None:
     _, out, _ = await Cli(bench).run("topology")
     for told in (

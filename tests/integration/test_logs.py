@@ -74,7 +74,9 @@ async def test_p10_a_recovery_is_followed_across_all_services_through_the_death_
     whole = lines(out)
     assert sorted(facts_of(told), key=str) == sorted(facts_of(whole), key=str)
     assert [line["at"] for line in whole] == sorted(line["at"] for line in whole)
-    assert (whole[0]["what"], whole[0]["since_s"]) == ("containment.entered", 0)
+    assert whole[0]["since_s"] == 0
+    afterwards = [line["what"] for line in whole]  # hotplug may have deferred a moment before dpc spoke
+    assert afterwards.index("containment.entered") < afterwards.index("lease.opened")
     as_declared(bench.facts())
 
 

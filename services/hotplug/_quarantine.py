@@ -36,11 +36,12 @@ class Quarantined:
     def __init__(self, actor: SlotActor) -> None:
         self._actor = actor
         self._told: tuple[str, int] | None = None  # the quarantine, and the latched bits, that a fact was told of
+        self._emptied: str | None = None  # the quarantine in which the slot was seen without a card
         self._asked: str | None = None  # the quarantine that we have asked to be lifted
 
     def over(self) -> None:
         """Forget: the slot is judged again."""
-        self._told = self._asked = None
+        self._told = self._emptied = self._asked = None
 
     async def look(self, found: Look, quarantine: Quarantine) -> bool:
         """Say what is ignored, and ask for the release if another card is seated. True: look again at once."""
@@ -51,13 +52,18 @@ class Quarantined:
         if self._told != (quarantine.lease, reading.latched):
             self._told = quarantine.lease, reading.latched
             actor.say(What.SLOT_IGNORED, None, lease=quarantine.lease, **found.ignored(Ignored.QUARANTINED))
-        if quarantine.port != actor.port or not reading.out_of_band or not reading.latched & _CHANGED:
+        if quarantine.port != actor.port or not reading.out_of_band:
             return False
-        seated = reading.presence is Presence.PRESENT
+        seated, changed = reading.presence is Presence.PRESENT, bool(reading.latched & _CHANGED)
+        if not seated:
+            # Remembered: a card that comes in while the change is being cleared leaves nothing latched.
+            self._emptied = quarantine.lease
+        elif not changed and self._emptied != quarantine.lease:
+            return False
         if not seated or self._asked not in {None, quarantine.lease}:
             # A card that was taken out; or one whose seating has been answered already, by a release that has failed.
             self._asked = None
-            return await actor.operate(lambda operation: self._forget(operation, seated=seated))
+            return changed and await actor.operate(lambda operation: self._forget(operation, seated=seated))
         self._asked = quarantine.lease
         await self._lift()
         return False
@@ -68,7 +74,7 @@ class Quarantined:
         await operation.do(clear(self._actor.function, _CHANGED), provided=(unchanged,))
 
     async def _lift(self) -> None:
-        """Ask once; the change stays latched, so whoever looks next asks again if nothing has come of it."""
+        """Ask once; whoever looks next asks again if nothing has come of it: the change stays latched, or remembered."""
         actor = self._actor
         context = actor.context
         lift = Lift(port=actor.port, by=_BY)

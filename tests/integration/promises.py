@@ -38,6 +38,12 @@ def p6_one_owner(facts: Iterable[Fact], topology: Topology) -> None:
     assert not broken, broken
 
 
+def opened(bench: Bench, since: int, port: Address | str | None = None) -> list[Fact]:
+    """Return the openings of leases that stand in anybody's way; hotplug may look at any slot under one of its own."""
+    facts = bench.facts(What.LEASE_OPENED, port, since)
+    return [fact for fact in facts if fact.data["rank"] != "slot_operation"]
+
+
 async def enables(bench: Bench, ports: Iterable[Address]) -> dict[str, int | None]:
     """Read the enables that a lease masks, by port."""
     held = {}

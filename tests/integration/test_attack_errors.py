@@ -9,7 +9,7 @@ import pytest
 from shared.protocol.facts import What
 from tests.integration.attack import lose_hints, pending
 from tests.integration.fleet import Bench
-from tests.integration.promises import keeps, quiet, verdicts
+from tests.integration.promises import keeps, opened, quiet, verdicts
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -45,7 +45,7 @@ async def test_a_flood_of_correctable_errors_is_limited_in_facts_and_leaves_noth
     told = bench.facts(What.ERROR_CORRECTABLE, since=since)
     took_s = asyncio.get_running_loop().time() - began
     assert 0 < len(told) <= AT_ONCE + 1 + took_s / EACH_S
-    assert not [fact for fact in bench.facts(What.LEASE_OPENED, since=since) if str(fact.port) == "0000:00:01.0"]
+    assert not opened(bench, since, "00:01.0")
     assert not await pending(bench, "01:00.0")
 
 

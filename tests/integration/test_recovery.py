@@ -9,7 +9,7 @@ import pytest
 from shared.protocol.facts import What
 from tests.integration.campaign import some_of
 from tests.integration.fleet import Bench
-from tests.integration.promises import keeps, verdicts
+from tests.integration.promises import keeps, opened, verdicts
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -86,7 +86,7 @@ async def test_correctable_errors_are_counted_and_nothing_else(bench: Bench) -> 
         await bench.inject("error", "03:00.0", names=["BadTLP"], count=3)
         fact = await bench.wait_fact(What.ERROR_CORRECTABLE, since=since)
         assert fact.data["names"] == ["BadTLP"]
-    assert not bench.facts(What.LEASE_OPENED, since=since)
+    assert not opened(bench, since)
 
 
 async def test_p5_a_driver_that_takes_long_keeps_its_lease(bench: Bench) -> None:

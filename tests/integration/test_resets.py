@@ -13,7 +13,7 @@ from shared.protocol import Reason, Refused, subjects
 from shared.protocol.facts import What
 from shared.protocol.requests import Accepted, AcceptReply, Cause, Planned, Recover, Reset, ResetReply
 from tests.integration.fleet import Bench, start
-from tests.integration.promises import keeps, verdicts
+from tests.integration.promises import keeps, opened, verdicts
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -157,7 +157,7 @@ async def test_a_dry_run_says_what_would_be_hit_and_touches_nothing(bench: Bench
     assert isinstance(beyond, Planned), beyond
     assert [str(one) for one in beyond.beyond] == DOMAIN[1:]
     assert isinstance(await ask(bench, DOMAIN[0], dry_run=True), Refused)
-    assert not bench.facts(What.LEASE_OPENED, since=since)
+    assert not opened(bench, since)
     assert not bench.facts(What.LEASE_EXECUTED, since=since)
 
 
@@ -176,7 +176,7 @@ async def test_p9_what_is_integrated_is_not_recovered_because_somebody_says_so(b
     assert isinstance(reply, Accepted), reply
     closed = await bench.wait_fact(What.RECOVERY_CLOSED, "0000:00:1a.0", since=since)
     assert closed.data["why"] == "nothing is left to recover"
-    assert not bench.facts(What.LEASE_OPENED, since=since)
+    assert not opened(bench, since)
 
 
 async def test_p3_by_policy_every_driver_is_bound_anew_and_its_device_is_registered_anew(rebinding: Bench) -> None:

@@ -17,7 +17,7 @@ from shared.protocol.facts import What
 from shared.protocol.requests import Accepted, AcceptReply, Cause, Hold, Lift, Recover, Reset, ResetMethod, ResetReply
 from tests.integration.campaign import some_of
 from tests.integration.fleet import Bench, start
-from tests.integration.promises import enables, p1_mask_before_reset, p6_one_owner, verdicts
+from tests.integration.promises import enables, opened, p1_mask_before_reset, p6_one_owner, verdicts
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -159,12 +159,6 @@ async def state_of(bench: Bench, number: int) -> tuple[dict[str, int | None], in
     return await enables(bench, [Address.parse(port_of(number))]), device.generation
 
 
-def leases_opened(bench: Bench, number: int, since: int) -> int:
-    return len(
-        [one for one in bench.facts(What.LEASE_OPENED, port_of(number), since) if one.data["rank"] == "recovery"]
-    )
-
-
 def tries(bench: Bench, number: int, since: int) -> list[str]:
     told = bench.facts(What.RECOVERY_PROGRESS, port_of(number), since)
     return [fact.data["why"] for fact in told if fact.data["step"] == "reset" and fact.data.get("why")]
@@ -183,7 +177,7 @@ async def test_p2_p3_what_never_answers_is_tried_three_times_then_held_down_and_
     since = await fails(bench, number)
     assert (await recovered(bench, number, since))[1] == "quarantined"
     assert [why.split(";")[0] for why in tries(bench, number, since)] == ["failure 1 of 3", "failure 2 of 3"]
-    assert leases_opened(bench, number, since) == 1, "all tries are under one mask"
+    assert len(opened(bench, since, port_of(number))) == 1, "all tries are under one mask"
     await held_down(bench, number, since)
 
     for what, message in (
@@ -206,7 +200,7 @@ async def test_what_is_not_in_quarantine_is_not_released(bench: Bench) -> None:
     since = bench.mark()
     for address in (port_of(5), card_of(5)):
         assert isinstance(await ask(bench, "lift", Lift(port=Address.parse(address))), Refused)
-    assert not bench.facts(What.LEASE_OPENED, port_of(5), since)
+    assert not opened(bench, since, port_of(5))
 
 
 async def test_p3_a_link_that_is_steady_at_the_second_try_is_kept_under_the_same_lease(bench: Bench) -> None:
@@ -218,7 +212,7 @@ async def test_p3_a_link_that_is_steady_at_the_second_try_is_kept_under_the_same
     await bench.eventually(lambda: tried(bench, number, since), "the first failure")
     await bench.inject("unstable_link", port_of(number), for_s=3600.0, count=1)  # from now on it is steady
     assert (await recovered(bench, number, since))[1] == "kept"
-    assert leases_opened(bench, number, since) == 1
+    assert len(opened(bench, since, port_of(number))) == 1
     await as_before(bench, since, before, number, generation)
 
 
@@ -267,7 +261,7 @@ async def test_p2_a_coordinator_killed_between_two_tries_is_followed_by_one_who_
     await bench.restart("coordinator")
     assert (await recovered(bench, number, since))[1] == "quarantined"
     await held_down(bench, number, since)
-    assert leases_opened(bench, number, since) == 1
+    assert len(opened(bench, since, port_of(number))) == 1
     await bench.inject("slow_ready", port_of(number))
     assert await lifted(bench, number) == "kept"
     await as_before(bench, since, before, number, generation)

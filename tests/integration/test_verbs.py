@@ -17,7 +17,7 @@ from shared.pcie.registers import BRIDGE_CONTROL, COMMAND, DEVICE_CONTROL, Bridg
 from shared.protocol.facts import What
 from tests.integration.cli import Cli, ended, exists
 from tests.integration.fleet import Bench, start
-from tests.integration.promises import keeps, promises, quiet
+from tests.integration.promises import keeps, opened, promises, quiet
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -282,7 +282,7 @@ async def test_a_command_that_cannot_be_found_takes_no_lease(bench: Bench) -> No
     code, _, err = await Cli(bench).run("hold", PORT, "--", "no-such-tool")
     assert code == ExitCode.USAGE
     assert "no-such-tool" in err
-    assert not bench.facts(What.LEASE_OPENED, PORT, since)
+    assert not opened(bench, since, PORT)
 
 
 # --- reset ---
@@ -310,7 +310,7 @@ async def test_a_dry_run_shows_every_function_and_driver_that_would_be_hit_and_c
     assert code == ExitCode.OK, err
     assert (told["method"], told["masked"], told["refused"]) == (method, masked, None)
     assert {hit["function"]: hit["driver"] for hit in told["hits"]} == hits
-    assert not bench.facts(What.LEASE_OPENED, since=since)
+    assert not opened(bench, since)
     assert not bench.facts(What.RECOVERY_STARTED, since=since)
 
 

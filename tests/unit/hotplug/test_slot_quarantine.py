@@ -10,7 +10,7 @@ from services.hotplug._judge import Verdict
 from shared.pcie import Address
 from shared.pcie import registers as r
 from shared.protocol import Reason, Refused, subjects
-from shared.protocol.fabric import Quarantine
+from shared.protocol.fabric import Operation, Quarantine
 from shared.protocol.facts import What
 from shared.protocol.requests import SlotState
 from shared.runtime import Request, Wake
@@ -106,6 +106,19 @@ async def test_p4_a_card_that_is_seated_while_the_removal_is_forgotten_is_not_fo
     lab.bench.on_open = seat
     await lab.look()
     assert lab.bench.status & PRESENCE_CHANGED
+    assert len(lab.store.lifts) == 1
+
+
+async def test_p4_a_card_that_is_seated_between_the_check_and_the_clearing_is_not_forgotten(lab: Lab) -> None:
+    await given_up(lab)
+    lab.bench.status = PRESENCE_CHANGED
+
+    def seat(_: Operation) -> None:
+        lab.bench.status |= PRESENT | PRESENCE_CHANGED  # already latched: clearing it now clears both changes
+
+    lab.bench.on_execute = seat
+    await lab.look()
+    assert lab.bench.status == PRESENT
     assert len(lab.store.lifts) == 1
 
 

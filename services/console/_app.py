@@ -14,24 +14,21 @@ from shared.runtime import Tls
 
 from . import (
     _asyncapi,
-    _audit,
     _doctor,
     _dump,
-    _explain,
     _facts,
     _hold,
     _inject,
-    _keys,
     _lease,
     _log_level,
-    _logs_command,
+    _logs,
     _power,
     _quarantine,
-    _replay_command,
     _reset,
-    _scenario_command,
     _status,
+    _timeline_command,
     _up,
+    keys,
 )
 from ._exit import HELP, ExitCode, Failure
 from ._options import (
@@ -52,6 +49,10 @@ from ._run import ask as _ask
 from ._run import confirm as _confirm
 from ._run import run as _run
 from ._session import Access, Session
+from .audit import audit
+from .explain import explain
+from .replay import demo, replay
+from .scenario import scenario
 
 DEFAULT_PORT: Final = 4222
 LAB: Final = Path(__file__).parent / "data" / "lab.toml"
@@ -157,7 +158,7 @@ def logs(
     as_json: Json = False,
 ) -> None:
     """Tell one recovery's story: what each service said of it, when, in which step and why."""
-    _ask(nats, host, DEFAULT_TIMEOUT_S, lambda s: _logs_command.logs(s, lease, follow=follow, as_json=as_json))
+    _ask(nats, host, DEFAULT_TIMEOUT_S, lambda s: _logs.logs(s, lease, follow=follow, as_json=as_json))
 
 
 @app.command()
@@ -320,15 +321,15 @@ def asyncapi(
 
 
 for command in (
-    _replay_command.replay,
-    _replay_command.demo,
-    _replay_command.timeline,
-    _explain.explain,
-    _scenario_command.scenario,
-    _audit.audit,
+    replay,
+    demo,
+    _timeline_command.timeline,
+    explain,
+    scenario,
+    audit,
 ):
     app.command()(command)
 
 app.add_typer(_lease.app, name="lease")
 app.add_typer(_quarantine.app, name="quarantine")
-app.add_typer(_keys.app, name="keys")
+app.add_typer(keys.app, name="keys")

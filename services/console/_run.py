@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import ContextVar
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import structlog
 import typer
@@ -24,10 +25,30 @@ access: Final[ContextVar[Access]] = ContextVar("access", default=Access())  # no
 _INTERRUPTED: Final = 130  # 128 + SIGINT, as a shell reports it
 _BROKEN_PIPE: Final = 141  # 128 + SIGPIPE
 
+R = TypeVar("R")
+
 
 def run(work: Coroutine[Any, Any, int | None]) -> None:
     """Run a command to its end and exit with its code."""
     raise typer.Exit(asyncio.run(work) or ExitCode.OK)
+
+
+def run_to_the_end(work: Coroutine[Any, Any, R]) -> R:
+    """Run what starts processes of its own; SIGTERM cancels it as Ctrl-C does, so that they are stopped in order."""
+
+    async def guarded() -> R:
+        task = asyncio.ensure_future(work)
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, task.cancel)
+        try:
+            return await task
+        finally:
+            loop.remove_signal_handler(signal.SIGTERM)
+
+    try:
+        return asyncio.run(guarded())
+    except asyncio.CancelledError as error:
+        raise Failure(ExitCode.INTERNAL, "stopped by a signal before it was done") from error
 
 
 def ask(url: str, host: str, timeout_s: float, work: Callable[[Session], Awaitable[int | None]]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
-from services.console import _scenario_promises as _promises
+from services.console.scenario import promises as _promises
 from shared.pcie import Address, Function, Topology
 from shared.pcie import registers as reg
 from shared.protocol.facts import Fact, What

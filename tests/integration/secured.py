@@ -15,8 +15,9 @@ from typing import Final, Self
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from services.console import _key_store, _nats_server
+from services.console import _nats_server
 from services.console._process import Process
+from services.console.keys import _store as _key_store
 from shared.protocol import permissions
 from shared.runtime import public_key
 

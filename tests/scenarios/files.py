@@ -9,8 +9,8 @@ import pytest
 from _pytest.mark import ParameterSet
 
 from services.console._facts import line
-from services.console._scenario_file import load
-from services.console._scenario_run import run_scenario
+from services.console.scenario._file import load
+from services.console.scenario._run import run_scenario
 from shared.protocol.facts import Fact
 
 HERE: Final = Path(__file__).parent

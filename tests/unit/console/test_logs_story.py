@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from services.console._logs_command import Story, Told
+from services.console._logs import Story, Told
 from services.console._story import account, why
 from shared.pcie import Address
 from shared.protocol.facts import Fact, What

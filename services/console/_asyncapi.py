@@ -13,7 +13,7 @@ from typing import Any, Final, get_args
 
 import msgspec
 
-from shared.protocol import VERSION
+from shared.protocol import PATIENCE, VERSION
 from shared.protocol.fact_data import DATA
 from shared.protocol.facts import Fact, What
 from shared.protocol.routes import PEOPLE, ROUTES, Route
@@ -38,6 +38,17 @@ _PARAMETERS: Final = {
     "function": ("A function by its address, with dashes for `:` and `.`.", ("0000-3c-00-0",)),
     "service": ("A service by its name.", ("coordinator",)),
     "instance": ("One process of a service.", ("coordinator-1",)),
+}
+_ASKED: Final = "RequestHeaders"
+_ASKED_SCHEMA: Final = {
+    "type": "object",
+    "properties": {
+        PATIENCE: {
+            "type": "string",
+            "description": "For how many seconds the asker waits. A question may stay unanswered after that.",
+            "examples": ["5"],
+        }
+    },
 }
 _PARAMETER: Final = re.compile(r"\{(\w+)\}")
 
@@ -66,7 +77,7 @@ def document(routes: Sequence[Route] = ROUTES) -> Document:
         "components": {
             "parameters": {name: _parameter(name) for name in _PARAMETERS if _is_used(name, routes)},
             "messages": {name: message for route in routes for name, message in _messages(route)},
-            "schemas": _asyncapi_schemas.components(_types(routes)),
+            "schemas": {**_asyncapi_schemas.components(_types(routes)), _ASKED: _ASKED_SCHEMA},
         },
     }
 
@@ -176,8 +187,9 @@ def _messages(route: Route) -> Iterator[tuple[str, Document]]:
         yield route.message.__name__, _message(route.message, MSGPACK)
     else:
         for kind in (route.message, *_kinds(route.reply)):
-            yield kind.__name__, _message(kind, MSGPACK)
-            yield _as_json(kind.__name__), _message(kind, JSON)
+            headers = {"headers": _component("schemas", _ASKED)} if kind is route.message else {}
+            yield kind.__name__, _message(kind, MSGPACK) | headers
+            yield _as_json(kind.__name__), _message(kind, JSON) | headers
 
 
 def _message(kind: type, content_type: str) -> Document:

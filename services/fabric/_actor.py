@@ -136,6 +136,11 @@ class Fabric(Actor[Mail]):
             self.broken.set_result(error)
 
     async def _answer(self, asked: Asked) -> None:
+        # Askers who give up ask again. If the dead questions were answered first, as happens on a host that is slow for
+        # a while, every answer would come too late from then on. A command is fenced, and done also when it is late.
+        if asked.role is None and asked.request.abandoned:
+            _log.debug("question of nobody", question=type(asked.request.message).__name__)
+            return
         reply = await self._reply(asked)
         if isinstance(reply, Refused):
             self._note_refusal(asked, reply)

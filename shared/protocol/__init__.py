@@ -4,10 +4,11 @@
 """
 
 from . import fabric, facts, records, requests, subjects
-from ._base import VERSION, LeaseRef, Message, Reason, Refused
+from ._base import PATIENCE, VERSION, LeaseRef, Message, Reason, Refused
 from ._codec import ProtocolError, VersionError, decode, encode, from_builtins, is_json, to_builtins
 
 __all__ = [
+    "PATIENCE",
     "VERSION",
     "LeaseRef",
     "Message",

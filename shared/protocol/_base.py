@@ -8,6 +8,8 @@ from typing import Final
 import msgspec
 
 VERSION: Final = 1
+# Header of a request: for how many seconds its asker waits. Left out by people, who wait for as long as it takes.
+PATIENCE: Final = "Holdfast-Patience"
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from math import inf
 from typing import Any, Final, TypeVar
 
 import nats.errors
@@ -15,7 +16,7 @@ from nats.aio.subscription import Subscription as NatsSubscription
 from nats.micro.request import Request as MicroRequest
 from nats.micro.service import EndpointConfig, Service, ServiceConfig
 
-from shared.protocol import Message, ProtocolError, Reason, Refused, VersionError, decode, encode, is_json
+from shared.protocol import PATIENCE, Message, ProtocolError, Reason, Refused, VersionError, decode, encode, is_json
 from shared.protocol.facts import Fact
 from shared.protocol.routes import User
 from shared.protocol.subjects import by_name
@@ -113,7 +114,9 @@ class NatsBus:
     async def request(self, subject: str, message: Message, reply: Any, *, timeout_s: float) -> Any:
         """Ask and await the reply."""
         with translated(self._client, subject):
-            answer = await self._client.request(subject, encode(message), timeout=timeout_s)
+            answer = await self._client.request(
+                subject, encode(message), timeout=timeout_s, headers={PATIENCE: f"{timeout_s:g}"}
+            )
         if answer.headers and _SERVICE_ERROR in answer.headers:
             raise Unanswered(f"{subject}: the service failed: {answer.headers[_SERVICE_ERROR]}")
         return decode(answer.data, reply)
@@ -265,7 +268,13 @@ class _Request:
 
     def __init__(self, arrived: MicroRequest) -> None:
         self._arrived = arrived
+        self._until = asyncio.get_running_loop().time() + _patience_s(arrived.headers)
         self.subject = arrived.subject
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether the asker's time is over, counted from the arrival here: clocks may differ."""
+        return asyncio.get_running_loop().time() > self._until
 
     async def answer(self, reply: Message) -> None:
         """Answer in the asker's form."""
@@ -313,6 +322,14 @@ async def _next(arrived: asyncio.Queue[Msg], bound_s: float) -> Msg | None:
     except TimeoutError:
         return None
     return None if (answer.headers or {}).get("Status") == _NOBODY else answer
+
+
+def _patience_s(headers: Mapping[str, str] | None) -> float:
+    """Return how long an asker waits, in seconds; for ever if it does not say, or says what is no number."""
+    try:
+        return float((headers or {}).get(PATIENCE, inf))
+    except ValueError:
+        return inf
 
 
 def _endpoint_name(subject: str) -> str:

@@ -76,6 +76,10 @@ class Request(Protocol):
     def message(self) -> Message:
         """What was asked, decoded and validated."""
 
+    @property
+    def abandoned(self) -> bool:
+        """Whether its asker has given up: the time for which it said that it would wait is over, counted from here."""
+
     async def answer(self, reply: Message) -> None:
         """Answer in the asker's form (msgpack or JSON). Never raises: an asker who is gone is a log line."""
 

@@ -45,6 +45,27 @@ async def test_a_request_is_answered_from_any_task(bus: NatsBus, host: str) -> N
     assert serving.asked == [asked]
 
 
+async def test_who_answers_knows_that_an_asker_has_given_up_and_a_person_waits_for_ever(
+    bus: NatsBus, person: Client, host: str
+) -> None:
+    asked: list[Request] = []
+    subject = f"pcie.{host}.fabric.dump"
+    await bus.serve(f"fabric-{host}", {subject: (fabric.Dump, asked.append)})
+    question = fabric.Dump(function=PORT)
+    asking = asyncio.create_task(bus.request(subject, question, fabric.DumpReply, timeout_s=PATIENCE_S))
+    await until(lambda: len(asked) == 1)
+    with pytest.raises(Unanswered):
+        await bus.request(subject, question, fabric.DumpReply, timeout_s=0.05)
+    await person.publish(subject, b'{"function": "0000:3b:00.0"}', reply="nobody")
+    await person.publish(
+        subject, b'{"function": "0000:3b:00.0"}', reply="nobody", headers={"Holdfast-Patience": "a while"}
+    )
+    await until(lambda: len(asked) == 4 and asked[1].abandoned)
+    assert [request.abandoned for request in asked] == [False, True, False, False]
+    await asked[0].answer(Refused(reason=Reason.POLICY, message="no"))
+    await asking
+
+
 async def test_a_person_who_asks_in_json_is_answered_in_json(bus: NatsBus, person: Client, host: str) -> None:
     await bus.serve(f"fabric-{host}", {f"pcie.{host}.fabric.dump": (fabric.Dump, Answering())})
     reply = await person.request(f"pcie.{host}.fabric.dump", b' {"function": "0000:3b:00.0"}', timeout=PATIENCE_S)

@@ -193,6 +193,7 @@ class FakeRequest:
     def __init__(self, message: Message) -> None:
         self.subject = "test"
         self.message = message
+        self.abandoned = False
         self.answered: Message | None = None
 
     async def answer(self, reply: Message) -> None:

@@ -269,6 +269,7 @@ class Ask:
     subject: str
     message: Message = field(default_factory=SlotRequest)
     answers: list[Message] = field(default_factory=list)
+    abandoned: bool = False
 
     async def answer(self, reply: Message) -> None:
         self.answers.append(reply)

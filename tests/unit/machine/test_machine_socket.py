@@ -117,6 +117,7 @@ class Asked:
     def __init__(self, subject: str, message: Message) -> None:
         self.subject = subject
         self.message = message
+        self.abandoned = False
         self.reply: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
 
     async def answer(self, reply: Message) -> None:

@@ -5,19 +5,11 @@ from __future__ import annotations
 from collections import Counter, deque
 from typing import Final
 
-import msgspec
-
 from shared.pcie import Address
 from shared.pcie.errors import ErrorReport, Severity
 
 BURST: Final = 10  # Linux 6.16, aer/correctable_ratelimit_burst
 INTERVAL_S: Final = 5.0  # Linux 6.16, aer/correctable_ratelimit_interval_ms
-
-
-class CounterStatistics(msgspec.Struct, frozen=True):
-    """What was counted since the start: function -> severity -> short name -> times seen set."""
-
-    errors: dict[str, dict[Severity, dict[str, int]]]
 
 
 class Counters:
@@ -33,13 +25,6 @@ class Counters:
     def totals(self, function: Address, severity: Severity) -> dict[str, int]:
         """Return how often each error of this severity was counted for the function, by short name."""
         return dict(self._counts.get((function, severity), ()))
-
-    def statistics(self) -> CounterStatistics:
-        """Return all totals."""
-        errors: dict[str, dict[Severity, dict[str, int]]] = {}
-        for (function, severity), counts in sorted(self._counts.items()):
-            errors.setdefault(str(function), {})[severity] = dict(counts)
-        return CounterStatistics(errors=errors)
 
 
 class Limit:

@@ -96,17 +96,13 @@ def reporters(topology: Topology, root: Address) -> tuple[Function, ...]:
 
     A root port has everything below it; an event collector the integrated endpoints of its devices (§7.9.10.2).
     """
-    devices = {_device(address) for address in topology.get(root).associated}
+    collector = topology.get(root)
     integrated = (
         function
         for function in topology
-        if function.kind is DeviceType.ROOT_COMPLEX_ENDPOINT and _device(function.address) in devices
+        if function.kind is DeviceType.ROOT_COMPLEX_ENDPOINT and topology.receiver(function.address) == collector
     )
     return (*topology.domain(root), *integrated)
-
-
-def _device(address: Address) -> tuple[int, int, int]:
-    return address.domain, address.bus, address.device
 
 
 def survey_reads(topology: Topology, root: Function) -> tuple[Operation, ...]:

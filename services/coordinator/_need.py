@@ -16,9 +16,11 @@ async def still_needed(fabric: FabricClient, topology: Topology, port: Address, 
     only the root port (of what is integrated, the event collector) to speak for it, where aer leaves the message until
     it has been heard. What firmware reports is needed until firmware has its answer, whatever the registers hold.
     """
+    bridge = topology.find(port)
+    if bridge is None:
+        return False  # it was on a card that is gone (P8)
     if cause is Cause.EDR:
         return port in (await fabric.leases()).edr
-    bridge = topology.get(port)
     if bridge.kind.is_bridge:
         view = port_view(bridge, await fabric.read(port_reads(bridge)))
         if view is None or view.contained:
@@ -38,7 +40,7 @@ async def still_needed(fabric: FabricClient, topology: Topology, port: Address, 
 
 
 async def _signalled(fabric: FabricClient, topology: Topology, port: Address) -> bool:
-    root = topology.root_port(port) or next((one for one in topology if port in one.associated), None)
+    root = topology.receiver(port)
     if root is None or not root.capabilities.aer:
         return False
     at = root.capabilities.aer + ROOT_ERROR_STATUS.offset

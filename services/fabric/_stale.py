@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from shared.pcie import Address, Function, Topology, answered
+from shared.pcie import Address, Topology, answered
 from shared.pcie import registers as reg
 from shared.recovery import Do, read, values
 
@@ -28,7 +28,7 @@ def is_stale(functions: Iterable[Address], topology: Topology) -> Command[bool]:
     """
     watched: dict[tuple[Address, int, int], int] = {}
     for address in functions:
-        receiver = _receiver(topology, address)
+        receiver = topology.receiver(address)
         if receiver is None or not receiver.capabilities.aer:
             return False
         at = receiver.capabilities.aer + reg.ROOT_ERROR_STATUS.offset
@@ -39,16 +39,3 @@ def is_stale(functions: Iterable[Address], topology: Topology) -> Command[bool]:
                 watched[port.address, at, reg.DPC_STATUS.width] = _TRIGGER
     got = values((yield Do(tuple(read(*place) for place in watched))))
     return all(answered(value) and not value & latch for value, latch in zip(got, watched.values(), strict=True))
-
-
-def _receiver(topology: Topology, address: Address) -> Function | None:
-    """Return who latches the messages of a function: its root port, or its event collector."""
-    function = topology.get(address)
-    if function.kind.receives_errors:
-        return function
-    collectors = (one for one in topology if _device(address) in map(_device, one.associated))
-    return topology.root_port(address) or next(collectors, None)
-
-
-def _device(address: Address) -> tuple[int, int, int]:
-    return address.domain, address.bus, address.device

@@ -44,8 +44,7 @@ def discover(images: Mapping[Address, bytes]) -> tuple[Known, ...]:
 
 def _reports_to(integrated: Address, collector: Function) -> bool:
     """Tell whether the endpoint, whatever its function number, is on a device that the collector is told of."""
-    place = integrated.domain, integrated.bus, integrated.device
-    return place in {(each.domain, each.bus, each.device) for each in collector.associated}
+    return any(integrated.shares_device(each) for each in collector.associated)
 
 
 def topology_of(known: Iterable[Known]) -> Topology:

@@ -43,6 +43,10 @@ class Address:
     function: int
     _key: int
 
+    def shares_device(self, other: Address) -> bool:
+        """Tell whether both stand at the same bus and device number."""
+        return self._key >> 3 == other._key >> 3
+
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"{type(self).__name__} is immutable")
 

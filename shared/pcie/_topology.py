@@ -91,7 +91,7 @@ def same_device(one: Function, other: Function) -> bool:
     if one.parent is not None and one.parent == other.parent and (_spreads(one) or _spreads(other)):
         return True
     a, b = one.address, other.address
-    if (a.domain, a.bus, a.device) == (b.domain, b.bus, b.device):
+    if a.shares_device(b):
         return True
     return one.physical == b or other.physical == a or (one.physical is not None and one.physical == other.physical)
 
@@ -166,6 +166,17 @@ class Topology(msgspec.Struct, frozen=True):
     def slots(self, port: Address) -> tuple[Function, ...]:
         """Return the hotplug-capable slots in the domain of `port`, parents before children."""
         return tuple(function for function in self.domain(port) if function.hotplug_capable)
+
+    def receiver(self, address: Address) -> Function | None:
+        """Return who latches the error messages of a function (§6.2.4); a root port or event collector does itself.
+
+        Else it is the root port above, or the event collector that the function's device is associated with (§7.9.10).
+        """
+        function = self.find(address)
+        if function is None or function.kind.receives_errors:
+            return function
+        collectors = (one for one in self.functions if any(address.shares_device(each) for each in one.associated))
+        return self.root_port(address) or next(collectors, None)
 
     def root_port(self, address: Address) -> Function | None:
         """Return the root port above `address`, or the function itself if it is one."""

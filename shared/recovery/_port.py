@@ -75,6 +75,7 @@ def port_reads(port: Function) -> tuple[Operation, ...]:
 
 def port_view(port: Function, held: tuple[Value, ...]) -> PortView | None:
     """Return what the answers to `port_reads` say; None if the port did not answer (P9: all ones is no evidence)."""
+    assert len(held) == len(port_reads(port))
     known = tuple(value for value in held if answered(value))
     if len(known) != len(held):
         return None

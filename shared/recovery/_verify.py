@@ -20,7 +20,6 @@ from ._effects import Do, Logic, read, values
 _VENDOR: Final = 0xFFFF  # §7.5.1.1.1: below the Device ID
 _CLASS_SHIFT: Final = 8  # §7.5.1.1.6: the class code stands above the revision
 _REVISION: Final = 0xFF
-_SUBSYSTEM_ID_SHIFT: Final = 16  # Identity.subsystem: the id above its vendor
 _EXTENDED_ID: Final = 0xFFFF  # §7.6.3: the id in an extended capability's header
 
 
@@ -80,8 +79,9 @@ def identify(function: Function, sent: tuple[Value, ...]) -> Identity | None:
     A bridge's subsystem stands in a capability of its own that Holdfast does not follow: it is taken as it was. So are
     vendor and device of a virtual function: its physical function answers for them.
     """
+    assert len(sent) == len(identity_reads(function))  # else a value left out would read as a device that is gone
     got = [value for value in sent if answered(value)]
-    if len(got) != len(identity_reads(function)):
+    if len(got) != len(sent):
         return None
     if function.physical is not None:
         got = [function.identity.vendor, function.identity.device, *got]

@@ -20,7 +20,6 @@ def test_counters_count_every_error_by_function_and_kind() -> None:
         counters.count(NVME, report)
     assert counters.totals(NVME, Severity.CORRECTABLE) == {"RxErr": 3, "BadTLP": 3}
     assert counters.totals(NVME_1, Severity.CORRECTABLE) == {}
-    assert counters.statistics().errors == {str(NVME): {Severity.CORRECTABLE: {"RxErr": 3, "BadTLP": 3}}}
 
 
 def test_a_burst_is_told_and_the_rest_is_owed_until_the_interval_is_over() -> None:

@@ -13,6 +13,7 @@ KINDS = r.DeviceType
 ROOT, BRIDGE, PCI_0, PCI_1 = A("00:01.0"), A("01:00.0"), A("02:00.0"), A("02:03.0")
 UPPER, UPSTREAM, DOWNSTREAM, CARD = A("00:02.0"), A("03:00.0"), A("04:00.0"), A("05:00.0")
 INTEGRATED, COLLECTOR = A("00:0c.0"), A("00:0b.0")
+SECOND, FORGOTTEN = A("00:0c.1"), A("00:0d.0")  # on the same device; on one that no collector is told of
 
 
 def function(address: Address, kind: KINDS, parent: Address | None = None, **caps: int) -> Function:
@@ -61,6 +62,30 @@ def test_what_a_lease_is_taken_on(asked: Address, port: Address | None) -> None:
     """DESIGN 4, Domains."""
     found = TREE.lease_port(asked)
     assert (None if found is None else found.address) == port
+
+
+@pytest.mark.parametrize(
+    ("sender", "receiver"),
+    [
+        (ROOT, ROOT),
+        (PCI_1, ROOT),
+        (CARD, UPPER),
+        (COLLECTOR, COLLECTOR),
+        (INTEGRATED, COLLECTOR),
+        (SECOND, COLLECTOR),
+        (FORGOTTEN, None),
+        (A("0f:00.0"), None),
+    ],
+    ids=str,
+)
+def test_who_latches_an_error_message_whatever_function_of_its_device_sent_it(
+    sender: Address, receiver: Address | None
+) -> None:
+    collector = msgspec.structs.replace(TREE.get(COLLECTOR), associated=(INTEGRATED,))
+    integrated = (function(address, KINDS.ROOT_COMPLEX_ENDPOINT) for address in (SECOND, FORGOTTEN))
+    tree = Topology((*(one for one in TREE if one.address != COLLECTOR), collector, *integrated))
+    found = tree.receiver(sender)
+    assert (None if found is None else found.address) == receiver
 
 
 def test_the_port_above_a_conventional_device_is_the_one_whose_link_leads_there() -> None:

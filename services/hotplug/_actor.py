@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from shared.pcie import Address, Function
-from shared.pcie import registers as r
+from shared.pcie.registers import SlotStatus
 from shared.protocol import LeaseRef, Reason
 from shared.protocol.fabric import Condition
 from shared.protocol.facts import Ignored, What
@@ -35,10 +35,9 @@ from ._work import NotReady, Work
 _ROUNDS_MAX: Final = 8  # in one go; a slot that still has events then is looked at again a little later
 _LATER_S: Final = 0.1
 _DEFERRED_LOOK_S: Final = 1.0  # while events are deferred, if no hint should tell of the lease's end
+_BEFORE_US: Final = CHANGES | SlotStatus.ATTENTION_BUTTON_PRESSED  # as pciehp clears them when it starts
 _WORKING: Final = frozenset({SlotState.POWER_ON, SlotState.POWER_OFF})
 _UNDECIDED: Final = frozenset({Verdict.READ_AGAIN, Verdict.DEFER, Verdict.LEAVE})
-_DECODES: Final = r.Command.MEMORY_SPACE | r.Command.BUS_MASTER
-_SWITCHED_OFF: Final = r.Command.MEMORY_SPACE  # of _DECODES: as a safe removal leaves a function
 
 
 class SlotActor(Keeper):
@@ -58,6 +57,7 @@ class SlotActor(Keeper):
         self._decided = False  # the last look could judge the slot, and so may thaw its channels
         self._operation: SlotOperation | None = None
         self._pins = Pins()
+        self._cleared = False  # a change was, and perhaps another with it: nobody has seen since that all is set up
         self._retry_at: float | None = None  # when a card that was silent is tried again
         self._retry_after = self.context.settings.reconcile_s
 
@@ -138,7 +138,7 @@ class SlotActor(Keeper):
                 identity=compare(
                     survey.findings.values(),
                     reseated=self._pins.reseated(slot_status=reading.status, slot_control=reading.control),
-                    latched=bool(reading.latched),
+                    latched=bool(reading.latched) or self._cleared,
                 ),
             )
         )
@@ -196,18 +196,17 @@ class SlotActor(Keeper):
                 await self._find_running(found)
         if self.devices():
             self.become(SlotEvent.FOUND, "found at start")
+        elif self.shop.registry.switched_off(self.port):
+            self.resting = "switched off before the restart"
         self._begun = True
 
     async def _find_running(self, found: Look) -> None:
-        commands = [await self.command(function) for function in self.newcomers()]
-        if commands and all(command is not None and command & _DECODES == _SWITCHED_OFF for command in commands):
-            self.resting = "switched off before the restart"
-            return
         known = any(self.shop.registry.device(function.address) is not None for function in self.newcomers())
         await self.welcome(found.survey, "found at start")
-        if self.devices() and found.reading.latched and not known:
+        if self.devices() and found.reading.status & _BEFORE_US and not known:
             # What latched before anybody was there to see the slot is older than its first registration.
-            await self.operate(lambda operation: self.work.clear(operation, CHANGES))
+            self._cleared = True
+            await self.operate(lambda operation: self.work.clear(operation, _BEFORE_US))
 
     # --- Acting ---
 
@@ -228,12 +227,15 @@ class SlotActor(Keeper):
 
     async def _rest(self, found: Look) -> bool:
         """Nothing has changed in the slot: see to functions that a lease left unregistered, and try slow cards again."""
+        self._cleared &= not all(finding.answers for finding in found.survey.findings.values())
         self.compared(found.survey)
         if self.on and found.reading.link:
             await self.welcome(found.survey, "found in the slot")
-        if self._retry_at is not None and not self.on and found.reading.link:
+        # Without power no link can show that the card is ready by now.
+        unseen = found.reading.presence is Presence.PRESENT and not found.reading.powered
+        if self._retry_at is not None and not self.on and (found.reading.link or unseen):
             if asyncio.get_running_loop().time() >= self._retry_at:
-                return await self.bring_up("the link is up: trying again")
+                return await self.bring_up("trying again")
             self.again(self._retry_at - asyncio.get_running_loop().time())
         return False
 
@@ -243,6 +245,7 @@ class SlotActor(Keeper):
         if found.row.verdict is not Verdict.KEEP:
             return
         latched = found.reading.latched
+        self._cleared = True
         await operation.do(clear(self.function, latched), provided=(self._provided(link=True),))
         self.say(What.SLOT_IGNORED, None, lease=operation.lease, **found.ignored(Ignored.SAME_DEVICE))
         told = self.compared(found.survey)
@@ -326,11 +329,18 @@ class SlotActor(Keeper):
             self.become(SlotEvent.DISABLE, why, operation.lease)
             if begun is not None:
                 await begun()
-            await (self.work.take_away if surprise else self.work.switch_off)(operation, why)
-            self.resting, self._retry_at = resting, None
+            if surprise:
+                await self.work.take_away(operation, why, on_purpose=True)
+            else:
+                await self.work.switch_off(operation, why)
+            self.stay_off(resting)
             self.asks.parked = False
 
         return await self.operate(work)
+
+    def stay_off(self, why: str) -> None:
+        """Have only a new change bring the slot up."""
+        self.resting, self._retry_at = why, None
 
     # --- Under a lease ---
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ._look import Look
 
 _ON: Final = "power_on"
+_OFF: Final = "switched off by request"
 
 
 class Asks:
@@ -48,16 +49,16 @@ class Asks:
         actor = self._actor
         if self._waiting:
             on = self._waiting[0].subject.endswith(_ON)
-            # Two requests in a row: the later one counts, as two presses of the button would.
-            self.parked = False
             if on:
+                # Two requests in a row: the later one counts, as two presses of the button would.
+                self.parked = False
                 await self._power_on(found)
             else:
                 await self._power_off()
             return True
         if self.parked:
             if actor.state in PARKABLE:
-                return await actor.switch_off("power off, parked during a recovery", "switched off by request")
+                return await actor.switch_off("power off, parked during a recovery", _OFF)
             self.parked = False
         return False
 
@@ -75,9 +76,10 @@ class Asks:
     async def _power_off(self) -> None:
         actor = self._actor
         if await self._cancelled(SlotState.BLINKING_ON) or actor.state not in OCCUPIED:
+            actor.stay_off(_OFF)
             await self._answer()
         else:
-            await actor.switch_off("power off", "switched off by request", begun=self._park_and_answer)
+            await actor.switch_off("power off", _OFF, begun=self._park_and_answer)
 
     async def _park_and_answer(self) -> None:
         self.parked = True

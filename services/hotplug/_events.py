@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from shared.pcie import answered, timing
 from shared.pcie import registers as r
-from shared.protocol.facts import What
+from shared.protocol.facts import Ignored, What
 from shared.protocol.requests import SlotState
 from shared.recovery import read
 from shared.runtime import Wake
@@ -85,6 +85,22 @@ class Events:
             return await self._actor.operate(self._latch)
         return await self._expired(found)
 
+    async def overhear(self, found: Look, quarantine: str) -> bool:
+        """Clear, in quarantine, what would hold back the interrupt of the next card; tell whether there was anything.
+
+        Nothing can be switched there: a press asks for nothing, then or after the release.
+        """
+        actor, pressed = self._actor, int(_S.ATTENTION_BUTTON_PRESSED)
+
+        async def ignore(operation: SlotOperation) -> None:
+            if await actor.work.clear(operation, pressed):
+                about = {"latched": pressed, "why": found.why, "reason": Ignored.QUARANTINED}
+                actor.say(What.SLOT_IGNORED, None, lease=quarantine, **about)
+
+        if found.reading.status & pressed:
+            return await actor.operate(ignore)
+        return bool(found.reading.status & _S.MRL_CHANGED) and await actor.operate(self._latch)
+
     async def press(self, operation: SlotOperation) -> None:
         """Act as if the button had been pressed: begin to blink, or stop."""
         actor = self._actor
@@ -154,7 +170,9 @@ class Events:
 
     async def _latch(self, operation: SlotOperation) -> None:
         actor = self._actor
+        cleared = await actor.work.clear(operation, _S.MRL_CHANGED)
+        # Read after it: what moves the latch from now on is a change of its own.
         (status,) = await operation.do(read(actor.port, *status_of(actor.function)))
-        if await actor.work.clear(operation, _S.MRL_CHANGED) and answered(status):
+        if cleared and answered(status):
             opened = bool(status & _S.MRL_OPEN)
             actor.say(What.SLOT_LATCH, None, lease=operation.lease, open=opened, state=actor.state)

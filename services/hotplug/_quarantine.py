@@ -52,7 +52,11 @@ class Quarantined:
         if self._told != (quarantine.lease, reading.latched):
             self._told = quarantine.lease, reading.latched
             actor.say(What.SLOT_IGNORED, None, lease=quarantine.lease, **found.ignored(Ignored.QUARANTINED))
-        if quarantine.port != actor.port or not reading.out_of_band:
+        if quarantine.port != actor.port:
+            return False
+        if await actor.events.overhear(found, quarantine.lease):
+            return True
+        if not reading.out_of_band:
             return False
         seated, changed = reading.presence is Presence.PRESENT, bool(reading.latched & _CHANGED)
         if not seated:

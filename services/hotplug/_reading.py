@@ -14,7 +14,6 @@ from ._presence import Presence, out_of_band, presence
 
 # Changes of link and presence; and what the button, the power and the latch say. Command Completed is the fabric's.
 CHANGES: Final = r.SlotStatus.PRESENCE_CHANGED | r.SlotStatus.LINK_STATE_CHANGED
-OTHERS: Final = r.SlotStatus.ATTENTION_BUTTON_PRESSED | r.SlotStatus.POWER_FAULT_DETECTED | r.SlotStatus.MRL_CHANGED
 
 Place = tuple[Address, r.Register]
 _SLOT: Final = (r.SLOT_CONTROL, r.SLOT_STATUS, r.LINK_STATUS)

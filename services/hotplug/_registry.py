@@ -51,6 +51,10 @@ class Registry:
         """Return the devices that are present, in address order."""
         return tuple(self._devices[address] for address in sorted(self._devices) if self._devices[address].present)
 
+    def switched_off(self, port: Address) -> bool:
+        """Tell whether the slot was switched off on purpose when its functions were removed."""
+        return any(one.switched_off for one in self._devices.values() if one.port == port)
+
     async def add(
         self,
         function: Address,
@@ -76,14 +80,25 @@ class Registry:
         await self._put(device)
         self._say(What.DEVICE_ADDED, device, lease, why=why, identity=identity, driver=driver)
 
-    async def remove(self, function: Address, *, lease: str | None, why: str) -> bool:
-        """Note that a function is gone. False: the actor of another slot has, or is about to (scenario 33)."""
+    async def remove(
+        self, function: Address, *, lease: str | None, why: str, switched_off: Address | None = None
+    ) -> bool:
+        """Note that a function is gone. False: the actor of another slot has, or is about to (scenario 33).
+
+        `switched_off`: the port of the slot that is switched off on purpose, perhaps with others further down.
+        """
         device = self._devices[function]
         if not device.present or function in self._leaving:
             return False
         self._leaving.add(function)
         try:
-            device = msgspec.structs.replace(device, present=False, driver=None, channel=Channel.PERM_FAILURE)
+            device = msgspec.structs.replace(
+                device,
+                present=False,
+                driver=None,
+                channel=Channel.PERM_FAILURE,
+                switched_off=device.port == switched_off,
+            )
             await self._put(device)
         finally:
             self._leaving.discard(function)

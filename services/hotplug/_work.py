@@ -63,15 +63,16 @@ class Work:
 
     # --- Away ---
 
-    async def take_away(self, operation: SlotOperation, why: str) -> None:
-        """Remove every function behind the slot, which is gone or about to be replaced."""
+    async def take_away(self, operation: SlotOperation, why: str, *, on_purpose: bool = False) -> None:
+        """Remove every function behind the slot, which is gone, about to be replaced, or without power."""
         self._before = self._shop.topology
         # The registry first: what is decided must not wait for a driver whose device has vanished (scenario 20).
+        off = self._keeper.port if on_purpose else None
         gone = sorted(self._keeper.behind(), key=lambda device: device.function, reverse=True)
         removed = [
             device
             for device in gone
-            if await self._shop.registry.remove(device.function, lease=operation.lease, why=why)
+            if await self._shop.registry.remove(device.function, lease=operation.lease, why=why, switched_off=off)
         ]
         unbinding = (
             self._shop.drivers.unbind(device.function, operation.lease, Channel.PERM_FAILURE, operation.token)
@@ -106,10 +107,11 @@ class Work:
     async def switch_off(self, operation: SlotOperation, why: str) -> None:
         """Remove every function behind the slot safely: drivers first, while their devices still answer."""
         self._before = self._shop.topology
+        port = self._keeper.port
         leaving = sorted(self._keeper.behind(), key=lambda device: device.function, reverse=True)
         for device in leaving:
             await self._release(operation, device)
-            await self._shop.registry.remove(device.function, lease=operation.lease, why=why)
+            await self._shop.registry.remove(device.function, lease=operation.lease, why=why, switched_off=port)
         await self._power_down(operation)
 
     async def _release(self, operation: SlotOperation, device: Device) -> None:
@@ -127,7 +129,8 @@ class Work:
         await operation.do(*power(port, on=False, attention=attention))
         if has(port, r.SlotCapabilities.POWER_CONTROLLER):
             await operation.pause(timing.POWER_OFF_SETTLE)
-            await self.clear(operation, CHANGES)
+            # Pins do not follow the power: what they tell is of somebody at the slot (P4).
+            await self.clear(operation, r.SlotStatus.LINK_STATE_CHANGED if port.in_band_disable else CHANGES)
         await operation.do(enumerate_below(port))
         await self._shop.refresh()
 

@@ -76,3 +76,4 @@ class Device(Message, frozen=True):
     driver: str | None = None
     channel: Channel = Channel.NORMAL
     rebound: tuple[str, ...] = ()  # leases whose verdict `rebound` is counted in the generation, each once
+    switched_off: bool = False  # removed when its slot was switched off on purpose

@@ -62,6 +62,7 @@ class _Cell(Enum):
 
 _ANY: Final = _Cell.ANY
 _N, _Y = False, True
+_SOMEBODY: Final = "out-of-band presence changed: somebody was at the slot"
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -83,7 +84,7 @@ ROWS: Final = (
     #          reach holds  oob  pdc  dirty exhausted
     Row("C1", (_N, _ANY, _ANY, _ANY, _ANY, _ANY), Verdict.DROP, "the port does not answer"),
     Row("C2", (_Y, _N, _ANY, _ANY, _ANY, _ANY), Verdict.LEAVE, "link, identity or setup is not as it was"),
-    Row("C3", (_Y, _Y, _Y, _Y, _ANY, _ANY), Verdict.LEAVE, "out-of-band presence changed: somebody was at the slot"),
+    Row("C3", (_Y, _Y, _Y, _Y, _ANY, _ANY), Verdict.LEAVE, _SOMEBODY),
     Row("C4", (_Y, _Y, _N, _ANY, _N, _ANY), Verdict.RESTORE, "unchanged, and nothing is latched"),
     Row("C5", (_Y, _Y, _Y, _N, _N, _ANY), Verdict.RESTORE, "unchanged, and nothing is latched"),
     Row("C6", (_Y, _Y, _N, _ANY, _Y, _N), Verdict.CLEAR, "unchanged; what latched was the reset"),
@@ -138,7 +139,7 @@ def close_lease(lease: Lease, topology: Topology, quarantine: tuple[Address, ...
     down = {*quarantine, *lease.quarantined}
     behind_down = {function.address for port in down for function in topology.below(port)}
     functions = tuple(one for one in lease.functions if one.address not in behind_down)
-    slots = []
+    slots: list[SlotClosed] = []
     for slot in sorted(lease.slots, key=lambda one: len(topology.ancestors(one.port)), reverse=True):
         if slot.port in behind_down:
             continue  # nothing there can be reached; the quarantine's record keeps it
@@ -149,9 +150,14 @@ def close_lease(lease: Lease, topology: Topology, quarantine: tuple[Address, ...
         saved = tuple(one for one in functions if one.address in behind)
         slots.append((yield from close_slot(slot, saved, topology, lease=lease)))
     findings = yield from verify(functions, topology, accept=lease.accept)
+    visited = tuple(one.port for one in slots if one.because == _SOMEBODY)
+    reseated = {function.address for port in visited for function in topology.below(port)}
     outcomes: list[FunctionOutcome] = []
     for finding in findings:
         outcome = yield from _outcome(finding, topology)
+        if outcome.function in reseated and outcome.result is Result.RECOVERED:
+            # Hotplug will take it for another card: nobody can tell the same one from its twin (P4).
+            outcome = FunctionOutcome(function=outcome.function, result=Result.REPLACED)
         outcomes.append(outcome)
     lesser = yield from degraded_ports(lease.links, topology)
     judged = {outcome.function: outcome for outcome in marked(outcomes, lesser, topology)}
@@ -266,13 +272,23 @@ def _look(port: Function, saved: tuple[SavedFunction, ...], topology: Topology, 
 
 
 def _holds(port: Function | None, look: _Look) -> bool:
-    """Tell whether link and devices are as they were. An empty slot is unchanged if it still is empty."""
+    """Tell whether link and devices are as they were. An empty slot is unchanged if it still is empty.
+
+    So is one that is switched off with a card in it: a reset from above has switched it on, and its link has come up,
+    until Slot Control was restored. Nobody has touched the card, or presence would have changed.
+    """
     if port is None or look.status is None:
         return False
     if not look.findings:
-        return not look.link_active and not look.status & reg.SlotStatus.PRESENCE
+        off = _switched_off(port, look) and not look.status & reg.SlotStatus.PRESENCE_CHANGED
+        return not look.link_active and (off or not look.status & reg.SlotStatus.PRESENCE)
     linked = look.link_active or not port.link_active_reporting
     return linked and all(finding.holds for finding in look.findings)
+
+
+def _switched_off(port: Function, look: _Look) -> bool:
+    controlled = port.slot is not None and reg.SlotCapabilities.POWER_CONTROLLER in port.slot
+    return controlled and bool(look.control & reg.SlotControl.POWER_OFF)
 
 
 def _clear(

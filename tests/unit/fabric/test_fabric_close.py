@@ -92,6 +92,18 @@ async def test_p4_another_card_is_left_latched_for_hotplug(rig: Rig) -> None:
     assert rig.bench.enables(OTHER) == ENABLES
 
 
+async def test_p4_a_card_whose_pins_say_that_it_was_reseated_is_replaced_although_it_answers_as_before(
+    rig: Rig,
+) -> None:
+    pins = rig.bench.get(OTHER, SLOT_CONTROL) | reg.SlotControl.IN_BAND_PRESENCE_DISABLE
+    rig.bench.set(OTHER, SLOT_CONTROL, int(pins))
+    lease = await opened(rig, OTHER)
+    rig.bench.latch(OTHER, int(reg.SlotStatus.PRESENCE_CHANGED))
+    closed = await rig.ask(Close(token=lease.token))
+    assert {one.function: one.result for one in closed.outcomes}[OTHER_CARD] is Result.REPLACED
+    assert rig.bench.get(OTHER, SLOT_STATUS) & reg.SlotStatus.PRESENCE_CHANGED
+
+
 @pytest.mark.parametrize(("present", "result"), [(0, Result.REMOVED), (PRESENT, Result.FAILED)])
 async def test_a_card_that_does_not_answer_is_removed_or_failed_by_presence(
     rig: Rig, present: int, result: Result

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from shared.pcie import Address, timing
-from shared.protocol import Refused, subjects
+from shared.protocol import Reason, Refused, subjects
 from shared.protocol.fabric import Lease
 from shared.protocol.requests import Accepted, AcceptReply, Hold
 from shared.runtime import BusError
@@ -26,6 +26,7 @@ from ._session import Session, holder
 
 _RENEW_MAX_S: Final = 1.0
 _POLL_S: Final = 0.05
+_PASSING: Final = frozenset({Reason.STOPPING, Reason.NOT_OWNER})  # a successor takes the lease over, and answers
 _GUARD_SHARE: Final = 0.7  # of `allowed`: an unfed command dies well before its silent lease does
 _SIGNAL_BASE: Final = 128  # as the shell reports it: 128 + n
 _NUMBERS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -169,11 +170,13 @@ class Tenant:
             raise LeaseLost(ExitCode.UNREACHABLE, told) from error
 
     async def _renewed(self) -> bool:
-        """Renew once. False if nobody answered; raises LeaseLost where it is refused."""
+        """Renew once. False if nobody answered, or one who is about to go; raises LeaseLost where it is refused."""
         subject = subjects.coordinator(self._session.host, "hold")
         try:
             reply = await self._session.bus.request(subject, self._request, AcceptReply, timeout_s=self._pause_s)
         except BusError:
+            return False
+        if isinstance(reply, Refused) and reply.reason in _PASSING:
             return False
         if isinstance(reply, Refused):
             failure = refusal(reply, f"lease {self._lease} is lost, the command was killed")

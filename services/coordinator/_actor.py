@@ -146,6 +146,7 @@ class RecoveryActor(Actor[Mail]):
         move = judge(running.running if running else None, self._pending, asked.cause)
         if running is not None and move in {Move.JOIN, Move.ESCALATE}:
             running.join(asked.cause, asked.functions, asked.evidence)
+            await running.journal.save()  # before its asker is told: he does not ask again
             return Accepted(lease=running.id, joined=True)
         known = self._pending is not None
         pending = combine(self._pending, asked, self._works.new_id("r", self.port))
@@ -178,6 +179,7 @@ class RecoveryActor(Actor[Mail]):
             if judge(running, None, pending.cause) in {Move.JOIN, Move.ESCALATE}:
                 self._pending = None
                 other.join(pending.cause, pending.functions, pending.evidence)
+                await other.journal.save()
                 return Accepted(lease=other.id, joined=True)
         self._wait(pending, behind)
         return Accepted(lease=pending.lease)
@@ -218,9 +220,12 @@ class RecoveryActor(Actor[Mail]):
         self._retry_later()
 
     def _retry_later(self) -> None:
-        if self._trying is not None:
-            self._trying.cancel()  # one timer, however often it is hinted that it may be time
-        self._trying = asyncio.get_running_loop().call_later(RETRY_S, self.nudge)
+        if self._trying is None:  # one timer, which a flood of requests does not put off
+            self._trying = asyncio.get_running_loop().call_later(RETRY_S, self._due)
+
+    def _due(self) -> None:
+        self._trying = None
+        self.nudge()
 
     async def _retry(self) -> None:
         """Try what waits, if it still is needed."""
@@ -233,6 +238,7 @@ class RecoveryActor(Actor[Mail]):
 
     async def _is_needed(self, pending: Pending) -> bool:
         """Ask the registers before a port is masked and reset: a request may be late, repeated or forged (P9)."""
+        await self._works.look_around()
         if await still_needed(self._fabric, self._works.topology, self.port, pending.cause):
             return True
         self._pending = None

@@ -35,6 +35,8 @@ from shared.runtime import (
 from ._actor import Asked, RecoveryActor, Reopen, TakeOver
 from ._breaking import breakable
 from ._journal import record_of
+from ._takeover import count_on
+from ._work import TOOK
 from ._works import Works
 
 FINISH_S: Final = 4.0  # for works under way when we are told to stop; less than the process gives us
@@ -169,18 +171,13 @@ class Desk(Actor[Request]):
                 if found == asked.port or isinstance(found, Refused):
                     return found
                 return Refused(reason=Reason.UNKNOWN_PORT, message=f"{asked.port} is not a port: name {found}")
-            case Break():
-                work = self._works.find(asked.lease)
-                return await self._port_of_lease(asked.lease) if work is None else work.port
             case Reset():
                 found = await self._lease_port(asked.function, itself=True)
                 work = self._works.find(asked.lease) if asked.lease is not None else None
                 return work.port if work is not None and isinstance(found, Address) else found
-            case Hold(lease=str(lease)) | Release(lease=lease):
-                work = self._works.find(lease)
-                if work is not None:
-                    return work.port
-                return Refused(reason=Reason.UNKNOWN_LEASE, message=f"{lease} is not a hold of this host, or has ended")
+            case Hold(lease=str(lease)) | Release(lease=lease) | Break(lease=lease):
+                work = self._works.find(lease)  # None also where its port's actor is about to take it over
+                return await self._port_of_lease(lease) if work is None else work.port
             case _:
                 raise AssertionError(f"{type(asked).__name__} is not served here")
 
@@ -197,7 +194,7 @@ class Desk(Actor[Request]):
         """Return the port that a lease for `address` is taken on; `itself` where no port is above, if that will do."""
         if self._works.topology.find(address) is None:
             with contextlib.suppress(BusError, RefusedError):
-                self._works.topology = await self._fabric.topology()
+                await self._works.look_around()
         if self._works.topology.find(address) is None:
             return Refused(reason=Reason.UNKNOWN_PORT, message=f"there is no function {address} on this host")
         port = self._works.topology.lease_port(address)
@@ -252,7 +249,11 @@ class Desk(Actor[Request]):
         retired = {one.lease.id: one for one in listed.retired}
         for entry in entries:
             record = record_of(self._context, entry)
-            if record is None or record.state is RecoveryState.CLOSED or record.lease in known:
+            if record is None or record.lease in known:
+                continue
+            if record.state is RecoveryState.CLOSED:
+                if self._first and record.lease in listed.ended_s:
+                    count_on(self._works, record, record.details.get(TOOK, 0.0) + listed.ended_s[record.lease])
                 continue
             if self._works.find(record.lease) is None:
                 self._actor(record.port).tell(Reopen(record, retired.get(record.lease)))

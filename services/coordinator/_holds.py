@@ -54,8 +54,9 @@ class HoldWork(Work):
 
     async def perform(self) -> None:
         """Hold until released or silent; then roll forward."""
-        if self.journal.record.step in {Step.OPENED, HELD}:
+        if self.journal.record.step == Step.OPENED:
             await self.enter(HELD)
+        if self.journal.record.step == HELD:
             self._waiting = True
             await self._await_end()
             self._waiting = False

@@ -21,7 +21,8 @@ from shared.recovery import Step
 from shared.runtime import BusUnreachable, Context, Entry, Unanswered
 
 _AGAIN_S: Final = 0.2  # until a journal entry that was not written is tried again
-_UNANSWERED: Final = "unanswered"  # in details: functions whose driver did not come back from a callback
+_UNANSWERED: Final = "unanswered"  # in details: functions whose driver did not come back from a callback ...
+_ESCALATED: Final = "escalated"  # ... and that a reset was decided on, which the cause alone does not ask for
 
 
 class Journal:
@@ -37,6 +38,15 @@ class Journal:
     def unanswered(self) -> tuple[str, ...]:
         """Functions whose driver did not answer in time: not asked again, as it still may be busy with the first."""
         return tuple(self.record.details.get(_UNANSWERED, ()))
+
+    @property
+    def escalated(self) -> bool:
+        """Whether a reset was decided on, by a vote or by a second cause."""
+        return _ESCALATED in self.record.details
+
+    def escalate(self) -> None:
+        """Note that a reset was decided on; `save` makes it durable."""
+        self.detail(**{_ESCALATED: True})
 
     def told(self, step: str) -> Mapping[str, Vote]:
         """Return who has answered in a step, and what."""
@@ -68,8 +78,7 @@ class Journal:
         A bus that changes its leader does not answer for seconds, in which the lease lives on by its beats. So a write
         is tried again for as long as the host is ours; a lease that is lost meanwhile ends the work from outside.
         """
-        record = self.record
-        while record is not self._saved:
+        while (record := self.record) is not self._saved:
             try:
                 await self._context.put_owned(self._key, record)
             except (BusUnreachable, Unanswered) as error:

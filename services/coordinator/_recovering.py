@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Final
 
 from shared.pcie import Address, Topology
 from shared.protocol import Refused
-from shared.protocol.fabric import FunctionOutcome, Open, Reach, Result
+from shared.protocol.fabric import Open, Reach, Result
 from shared.protocol.facts import What
 from shared.protocol.requests import Cause, Channel, DriverStep, ResetMethod, Vote
 from shared.recovery import Step, Verified, hopeless, port_reads, port_view, settle
@@ -39,7 +39,7 @@ class RecoveryWork(Work):
         self._plan = PLANS[self._cause]
         owed = handle.lease.debts  # by whom it absorbed: a link that is held down is a reset, whatever the plan says
         self._is_down = bool(owed.in_reset or owed.link_disabled or owed.contained)
-        self._reset = self._plan.reset or handle.lease.reach is Reach.RESET or self._is_down
+        self._reset = self._plan.reset or handle.lease.reach is Reach.RESET or self._is_down or journal.escalated
         self._joinable = joinable(Step(journal.record.step))
         self._idle = False  # there is nothing to recover: nobody is told, and nothing is reset
         self._verified: Verified | None = None
@@ -65,9 +65,15 @@ class RecoveryWork(Work):
         """Take a second cause in, and escalate if it needs a reset."""
         assert self._joinable
         self.say(What.RECOVERY_JOINED, second=cause, functions=functions, evidence=evidence)
-        if PLANS[cause].reset and not self._reset:
+        if PLANS[cause].reset:
+            self._escalate(cause)
+
+    def _escalate(self, because: str) -> None:
+        """Decide on a reset, and note it: a successor would resume drivers without it."""
+        if not self._reset:
             self._reset = True
-            self.say(What.RECOVERY_ESCALATED, because=cause)
+            self.journal.escalate()
+            self.say(What.RECOVERY_ESCALATED, because=because)
 
     # --- The steps ---
 
@@ -125,9 +131,7 @@ class RecoveryWork(Work):
 
     async def _take_link_down(self) -> None:
         """Widen the lease, unbind who will not hear slot_reset, and reset; unless the link is down for a better reason."""
-        if not self._reset:
-            self._reset = True
-            self.say(What.RECOVERY_ESCALATED, because=Vote.NEED_RESET)
+        self._escalate(Vote.NEED_RESET)
         await self._widen()
         if self.journal.record.retrying:
             await self._reset_again()
@@ -252,18 +256,6 @@ class RecoveryWork(Work):
         going_on = tuple(function for function in here if function not in given_up | without)
         await self.tell(DriverStep.RESUME, going_on)
 
-    async def conclude(self, outcomes: Sequence[FunctionOutcome]) -> None:
-        """Judge, as all works do; but a function that was given up is not restored, although it answers by now."""
-        seen = self._verified
-        await super().conclude(
-            [
-                FunctionOutcome(function=one.function, result=Result.FAILED)
-                if seen is not None and one.result is Result.RECOVERED and self._seen(one.function) is not one.result
-                else one
-                for one in outcomes
-            ]
-        )
-
     # --- Who is meant ---
 
     @property
@@ -278,10 +270,14 @@ class RecoveryWork(Work):
         return function is not None and (function.kind.is_bridge or function.flr)
 
     def _seen(self, function: Address) -> Result:
-        """Return what became of a function. What needed a reset that nobody could do has failed."""
+        """Return what became of a function.
+
+        What needed a reset that nobody could do has failed, and so has whose driver was told that it is lost: that is
+        its last word, although it answers by now.
+        """
         assert self._verified is not None  # RELEASE, ERRORS or QUARANTINE comes before, also for a successor
-        result = self._verified.result(function)
-        return Result.FAILED if self._reset and not self._resettable else result
+        failed = (self._reset and not self._resettable) or str(function) in self.journal.told(PERM_FAILURE)
+        return Result.FAILED if failed else self._verified.result(function)
 
     def _that(self, voted: Callable[[Vote], bool]) -> tuple[Address, ...]:
         """Return the functions whose error_detected vote is such."""

@@ -24,14 +24,17 @@ from ._resetting import FUNCTION, INSIDE, METHOD, ResetWork
 async def begin_reset(port: Port, asked: Reset) -> Message:
     """Choose the method and begin; or only say what would be done (`dry_run`), or why nothing can be."""
     works = port.works
+    await works.look_around()
     topology = works.topology
-    function = topology.get(asked.function)
+    function = topology.find(asked.function)
+    if function is None:
+        return _gone(asked.function)
     able = await _abilities(works.fabric, port, asked.function)
     chosen = choose(function, topology, asked.method, able, domain=asked.domain)
     if isinstance(chosen, Unable):
         return Refused(reason=chosen.reason, message=chosen.message)
     if await _absent(port, asked.function):
-        return Refused(reason=Reason.ABSENT, message=f"{asked.function} is gone: nothing answers there")
+        return _gone(asked.function)
     if asked.dry_run:
         quarantined = await _quarantined(port)
         return chosen.planned(asked.function, port.address, topology) if quarantined is None else quarantined
@@ -62,7 +65,7 @@ def _begin_inside(port: Port, asked: Reset, lease: str, chosen: Chosen) -> Messa
     )
     journal = Journal(works.context, record)
     work = ResetWork(works.context, works.fabric, works.topology, hold.handle, journal, chosen)
-    works.launch(work, work.run_inside(hold.inside), port.ended)
+    works.launch(work, work.run_inside(hold), port.ended)
     work.say(What.RECOVERY_STARTED, functions=(asked.function,), method=chosen.method, inside=hold.id)
     return Accepted(lease=work.id)
 
@@ -79,6 +82,10 @@ async def _abilities(fabric: FabricClient, port: Port, address: Address) -> froz
         able: frozenset[ResetMethod] = done.value
         return able
     raise AssertionError("abilities asks once")
+
+
+def _gone(function: Address) -> Refused:
+    return Refused(reason=Reason.ABSENT, message=f"{function} is gone: nothing answers there")
 
 
 async def _absent(port: Port, function: Address) -> bool:

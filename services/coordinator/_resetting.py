@@ -6,7 +6,6 @@ this work journals under an id of its own, so that its asker learns its outcome 
 
 from __future__ import annotations
 
-import asyncio
 from typing import Final
 
 from shared.pcie import Address, Topology
@@ -17,7 +16,8 @@ from shared.recovery import Step
 from shared.runtime import BusError, Context, FabricClient, Fenced, LeaseHandle, RefusedError
 
 from ._function_resets import IN_FUNCTION, reset_function
-from ._journal import Journal
+from ._holds import HoldWork
+from ._journal import Journal, inherit
 from ._plan import Chosen
 from ._work import Work
 
@@ -47,21 +47,33 @@ class ResetWork(Work):
         """The hold in whose lease it runs, if it has none of its own."""
         return self.journal.record.details.get(INSIDE)
 
-    async def run_inside(self, turn: asyncio.Lock) -> None:
-        """Do the work inside a lease that another work keeps and closes, when it is its turn there."""
+    async def run_inside(self, hold: HoldWork) -> None:
+        """Do the work inside the lease that a hold keeps and closes, when it is its turn there.
+
+        What the fabric refuses ends it at once: the hold's user waits for this end, and the hold for its user. A lease
+        that is another's is gone on with by a successor, and so is this.
+        """
         try:
-            async with turn:
-                await self.look_around()
-                await self.perform()
+            async with hold.inside:
+                try:
+                    await self.look_around()
+                    await self.perform()
+                except RefusedError as refused:
+                    self.say(What.RECOVERY_PROGRESS, step=self.journal.record.step, why=str(refused))
+                    hold.journal.record = inherit(hold.journal.record, (self.journal.record,))
+                    self._outcomes = tuple(FunctionOutcome(function=one, result=Result.FAILED) for one in self._hits())
             await self.conclude(self._outcomes)
-        except (Fenced, RefusedError, BusError) as error:
+        except (Fenced, BusError) as error:
             self.context.log.warning("reset stopped", lease=self.id, error=str(error) or repr(error))
 
     async def perform(self) -> None:
-        """Prepare the drivers, reset, roll forward, tell the drivers. A successor does not reset again what was reset."""
+        """Prepare the drivers, reset, roll forward, tell the drivers.
+
+        A successor finds in the journal whether a reset has been done, or may have been: then it does it (again).
+        """
         hits = self._hits()
         record = self.journal.record
-        begins = record.step in {Step.OPENED, DriverStep.RESET_PREPARE} and record.broken is None
+        begins = record.step in {Step.OPENED, DriverStep.RESET_PREPARE, Step.RESET} and record.broken is None
         if self._chosen is not None and begins:
             await self.enter(DriverStep.RESET_PREPARE)
             await self.tell(DriverStep.RESET_PREPARE, hits)
@@ -84,8 +96,7 @@ class ResetWork(Work):
             await self.secondary_bus_reset(function.address)
 
     def _hits(self) -> tuple[Address, ...]:
-        """Return the functions whose drivers are told: those that the method hits."""
-        if self._chosen is None:
-            return ()
-        hit = {function.address for function in self._chosen.hits}
-        return tuple(one for one in self.functions if one in hit)
+        """Return the functions whose drivers are told: those that the method hits, and who have prepared for it."""
+        hit = () if self._chosen is None else [function.address for function in self._chosen.hits]
+        prepared = self.journal.told(DriverStep.RESET_PREPARE)
+        return tuple(one for one in self.functions if one in hit or str(one) in prepared)

@@ -61,7 +61,7 @@ class Storms:
 
     def take_over(self, port: Address, ages: Sequence[float], now: float) -> None:
         """Go on counting where a dead coordinator was; `ages` in seconds, as of now."""
-        if port not in self._begun:
+        if ages and port not in self._begun:
             self._begun[port] = tuple(now - age for age in ages)
 
     def forget(self, port: Address) -> None:

@@ -16,13 +16,13 @@ from shared.pcie import Address
 from shared.protocol import Refused, subjects
 from shared.protocol.fabric import Lease, Open, Rank, RetiredLease
 from shared.protocol.facts import What
-from shared.protocol.records import Recovery
+from shared.protocol.records import Recovery, RecoveryState
 from shared.protocol.requests import ResetMethod
 from shared.recovery import Step
 from shared.runtime import LeaseHandle
 
 from ._function_resets import IN_FUNCTION
-from ._holds import HoldWork
+from ._holds import HELD, HoldWork
 from ._journal import Journal, blank, inherit, record_of
 from ._opening import named
 from ._plan import PLANS, Chosen, choose
@@ -42,7 +42,32 @@ async def adopt(works: Works, lease: Lease, ended: Callable[[], object]) -> None
         return
     # The journal first, which only the host's owner writes: whoever cannot read it leaves the lease to fall silent.
     record = await record_under(works, lease)
-    _go_on(works, await works.fabric.adopt(lease.id), record, ended)
+    inside = await _reset_inside(works, lease)
+    if inside is not None:
+        record = await with_what_was_left(works, msgspec.structs.replace(blank(lease), step=HELD), lease, but=inside)
+    handle = await works.fabric.adopt(lease.id)
+    _go_on(works, handle, record, ended)
+    if inside is not None:
+        _go_on_inside(works, inside, ended)
+
+
+async def _reset_inside(works: Works, lease: Lease) -> Recovery | None:
+    """Return the journal of a reset that was under way inside this lease, a hold's: it stands where the hold's stood."""
+    found = await _journal_of(works, lease.port)
+    if found is None or found.details.get(INSIDE) != lease.id or works.hopeless(lease.id) is not None:
+        return None
+    if (old := works.find(found.lease)) is not None:  # ours: it has lost the lease, and may not know yet
+        await works.stop(old)
+    return found if found.state is RecoveryState.OPEN else None
+
+
+def _go_on_inside(works: Works, record: Recovery, ended: Callable[[], object]) -> None:
+    """Go on with a reset inside a hold: the hold's user waits for its end, and the hold for its user."""
+    hold = works.find(record.details[INSIDE])
+    assert isinstance(hold, HoldWork), "a hold that was just taken over"
+    journal = Journal(works.context, record)
+    work = ResetWork(works.context, works.fabric, works.topology, hold.handle, journal, _chosen(works, record))
+    works.launch(work, work.run_inside(hold), ended)
 
 
 async def record_under(works: Works, lease: Lease) -> Recovery:
@@ -53,21 +78,19 @@ async def record_under(works: Works, lease: Lease) -> Recovery:
     return await with_what_was_left(works, blank(lease), lease)
 
 
-async def with_what_was_left(works: Works, record: Recovery, lease: Lease) -> Recovery:
+async def with_what_was_left(works: Works, record: Recovery, lease: Lease, *, but: Recovery | None = None) -> Recovery:
     """Return the record of a lease that begins, with what was begun with drivers before it, as far as journals tell.
 
     That is under the leases that it absorbed, under the one that began the quarantine that it lifts (drivers without
-    callbacks were unbound there, P3), and in a reset inside this very lease.
+    callbacks were unbound there, P3), and in a reset inside this very lease; `but` one that is gone on with itself.
     """
     before = {one.lease.id for one in (await works.fabric.leases()).retired if one.absorbed_by == lease.id}
     if lease.lifted is not None:
         before.add(lease.lifted)
     entries = await works.context.bus.keys(f"recovery.{works.context.host}.")
     records = (record_of(works.context, entry) for entry in entries)
-    return inherit(
-        record,
-        (one for one in records if one is not None and (one.lease in before or one.details.get(INSIDE) == lease.id)),
-    )
+    left = (one for one in records if one is not None and one != but)
+    return inherit(record, (one for one in left if one.lease in before or one.details.get(INSIDE) == lease.id))
 
 
 async def _journal_of(works: Works, port: Address) -> Recovery | None:
@@ -104,12 +127,16 @@ async def reopen(works: Works, record: Recovery, retired: RetiredLease | None, e
 
 
 def _go_on(works: Works, handle: LeaseHandle, record: Recovery, ended: Callable[[], object]) -> None:
-    if record.rank is Rank.RECOVERY and record.begun:
-        ages = tuple(age + handle.lease.age_s for age in record.begun)
-        works.storms.take_over(record.port, ages, asyncio.get_running_loop().time())
+    count_on(works, record, handle.lease.age_s)
     work = _work(works, handle, record)
     works.launch(work, work.run(), ended)
     work.say(What.RECOVERY_PROGRESS, taken_over=True, step=record.step)
+
+
+def count_on(works: Works, record: Recovery, begun_s: float) -> None:
+    """Count a predecessor's recoveries of the port on; the last was begun `begun_s` seconds ago by the fabric's clock."""
+    ages = tuple(age + begun_s for age in record.begun)
+    works.storms.take_over(record.port, ages, asyncio.get_running_loop().time())
 
 
 def _work(works: Works, handle: LeaseHandle, record: Recovery) -> Work:
@@ -124,15 +151,14 @@ def _work(works: Works, handle: LeaseHandle, record: Recovery) -> Work:
     if record.rank is Rank.RECOVERY and record.cause in PLANS and record.step in _RESUMABLE:
         return RecoveryWork(*common)
     if record.rank is Rank.USER:
-        function = record.details.get(FUNCTION)
-        address = None if function is None else Address.parse(function)
-        return ResetWork(*common, _chosen(works, address, record.details.get(METHOD)))
+        return ResetWork(*common, _chosen(works, record))
     return HoldWork(*common)
 
 
-def _chosen(works: Works, address: Address | None, method: str | None) -> Chosen | None:
+def _chosen(works: Works, record: Recovery) -> Chosen | None:
     """Return what was chosen before; None where it cannot be chosen any more."""
-    function = None if address is None else works.topology.find(address)
+    address, method = record.details.get(FUNCTION), record.details.get(METHOD)
+    function = None if address is None else works.topology.find(Address.parse(address))
     if function is None or method is None:
         return None
     chosen = choose(function, works.topology, ResetMethod(method), IN_FUNCTION, domain=True)  # it was able, and allowed

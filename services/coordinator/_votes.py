@@ -17,7 +17,7 @@ from typing import Final
 
 from shared.protocol.fabric import Result
 from shared.protocol.records import Verdict
-from shared.protocol.requests import DriverStep, Vote
+from shared.protocol.requests import Channel, DriverStep, Vote
 
 _ASKS: Final[dict[Vote, int]] = {
     Vote.NONE: 0,
@@ -57,6 +57,8 @@ def verdict(function: str, result: Result, told: Told, unanswered: Iterable[str]
     """Return what became of one function: the hardware's outcome first, then what its driver says."""
     if result is not Result.RECOVERED:
         return _HARDWARE[result]
+    if function in told.get(Channel.PERM_FAILURE, {}):
+        return Verdict.FAILED  # its driver was told so: it answers too late
     bound = told.get(DriverStep.BIND, {}).get(function)
     if bound is not None and function not in unanswered:  # bound anew: what its driver said before is forgotten
         return Verdict.FAILED if bound is Vote.DISCONNECT else Verdict.REBOUND

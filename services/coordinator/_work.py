@@ -40,6 +40,7 @@ from ._holding_down import left_alone
 from ._journal import Journal
 from ._votes import verdict
 
+TOOK: Final = "took_s"  # in the journal's details: seconds from the lease's opening to its end
 BROKEN_DRIVER_S: Final = 5.0  # for one callback under a lease that was broken: enough for a driver that works
 
 R = TypeVar("R")
@@ -159,7 +160,7 @@ class Work(ABC):
         slower = {str(one.function) for one in outcomes if one.degraded}
         degraded = tuple(one for one in verdicts if one in slower and verdicts[one] in {Verdict.KEPT, Verdict.REBOUND})
         took = round(asyncio.get_running_loop().time() - self._began, 3)
-        await self.journal.close(verdicts, took_s=took)
+        await self.journal.close(verdicts, **{TOOK: took})
         self.say(What.RECOVERY_CLOSED, verdicts=verdicts, degraded=degraded, took_s=took)
 
     # --- What all work is made of ---

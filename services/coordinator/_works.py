@@ -15,7 +15,7 @@ from shared.protocol.records import Recovery
 from shared.protocol.requests import Cause
 from shared.runtime import BusError, Context, FabricClient
 
-from ._journal import inherit
+from ._journal import inherit, record_of
 from ._recovering import RecoveryWork
 from ._resetting import ResetWork
 from ._storms import Storms
@@ -46,6 +46,10 @@ class Works:
     def owned(self) -> bool:
         """Whether the host is ours at this moment: nothing is begun by one who was frozen and finds himself deposed."""
         return self._ownership.held
+
+    async def look_around(self) -> None:
+        """Read the topology anew: since the last look a card may have been seated. Raises BusError, RefusedError."""
+        self.topology = await self.fabric.topology()
 
     def find(self, lease: str) -> Work | None:
         """Return the work under this lease, if it is ours and under way."""
@@ -100,9 +104,13 @@ class Works:
     async def absorbed(self, leases: tuple[str, ...], heir: str, port: Address) -> tuple[Recovery, ...]:
         """Stop the works whose leases an heir has absorbed, and journal so where the heir's record does not stand.
 
-        Returns their journals: what drivers were told under them is the heir's to finish.
+        Returns their journals: what drivers were told under them is the heir's to finish. Also under those that nobody
+        works under here, as they were about to be taken over.
         """
-        left = []
+        idle = {lease for lease in leases if lease not in self._running}
+        entries = await self.context.bus.keys(f"recovery.{self.context.host}.") if idle else ()
+        records = (record_of(self.context, entry) for entry in entries)
+        left = [record for record in records if record is not None and record.lease in idle]
         for lease in leases:
             found = self._running.get(lease)
             if found is None:

@@ -58,6 +58,7 @@ def list_leases(book: Book, asked: Leases, hearing: Hearing, now: float) -> Leas
             if asked.port is None or _touches(book, one.port, asked)
         ),
         edr=tuple(port for port in book.edr if asked.port is None or _touches(book, port, asked)),
+        ended_s=hearing.ended((one.retired.lease.id for one in book.ended), now),
     )
 
 

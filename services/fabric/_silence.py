@@ -8,6 +8,7 @@ Who acts on silence asks `silent`: the coordinator that owns the host adopts the
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from shared.pcie import Address
@@ -44,6 +45,10 @@ class Hearing:
     def get(self, lease: str, now: float) -> Heard:
         """Return when `lease` was opened and last heard; now, for one that was never heard of."""
         return self._heard.get(lease, Heard(now, now))
+
+    def ended(self, leases: Iterable[str], now: float) -> dict[str, float]:
+        """Return how long ago the leases were last heard of, in seconds; not those that ended under another fabric."""
+        return {lease: now - heard.last for lease in leases if (heard := self._heard.get(lease)) is not None}
 
     def forget_but(self, leases: frozenset[str]) -> None:
         """Drop all that are not in `leases`."""

@@ -339,6 +339,7 @@ class LeaseList(Message, frozen=True, tag="leases"):
     retired: tuple[RetiredLease, ...] = ()
     quarantines: tuple[Quarantine, ...] = ()
     edr: tuple[Address, ...] = ()  # firmware first: ports whose EDR event has not been answered yet
+    ended_s: dict[str, float] = msgspec.field(default_factory=dict)  # retired lease -> seconds since, if known
 
 
 class TopologyReply(Message, frozen=True, tag="topology"):

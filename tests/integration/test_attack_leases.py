@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import signal
+import sys
+
 from shared.pcie import Address
 from shared.pcie.registers import SlotControl
 from shared.protocol import subjects
 from shared.protocol.facts import What
 from shared.protocol.requests import Accepted, AcceptReply, Hold
+from tests.integration.cli import Cli, ended
 from tests.integration.conftest import TOPOLOGIES, StartFleet
 from tests.integration.fleet import Bench
 from tests.integration.promises import enables, keeps, promises, quiet, verdicts
@@ -61,6 +66,25 @@ async def test_p2_p8_a_switch_that_is_pulled_below_a_nested_recovery_leaves_no_l
         await bench.eventually(gone, "all behind the switch removed")
         await quiet(bench, str(PORT))
     assert await enables(bench, [PORT]) == before
+
+
+async def test_p2_a_reset_inside_a_hold_ends_although_the_coordinator_dies_in_it(fleet: StartFleet) -> None:
+    """The hold waits for its command, and the command for the reset: a successor goes on with both."""
+    bench = await fleet(BENCH, environment={"HOLDFAST_OWNER_S": "1", "HOLDFAST_ALLOWED_S": "15"})
+    await bench.hang(CARD, "reset_prepare")
+    since = bench.mark()
+    async with keeps(bench, str(PORT), resets=True):
+        reset = f"{sys.executable} -m services.console reset {CARD} --method bus --json --timeout 30"
+        command = await Cli(bench).start("hold", str(PORT), "--", "sh", "-c", reset)
+        await entered(bench, PORT, "reset_prepare", since)
+        bench.kill("coordinator", signal.SIGKILL)
+        await bench.restart("coordinator")
+        await bench.answer(CARD)
+        code, out, err = await ended(command)
+        assert code == 0, err
+        assert json.loads(out.splitlines()[0])["verdicts"]["0000:01:00.0"] == "kept"
+    told = [fact.data["step"] for fact in bench.facts(What.RECOVERY_VOTE, since=since)]
+    assert told.count("reset_done") == 1
 
 
 async def test_p2_a_root_port_that_stays_busy_ends_in_quarantine_and_only_presence_speaks(fleet: StartFleet) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 import signal
 from collections.abc import AsyncIterator
@@ -11,18 +12,36 @@ import pytest
 import pytest_asyncio
 
 from shared.pcie import Address
-from shared.protocol import subjects
+from shared.protocol import Refused, subjects
 from shared.protocol.fabric import Adopt, Adopted, AdoptReply, Open, Opened, OpenReply, Rank, Reach, Role
 from shared.protocol.facts import What
-from shared.protocol.requests import AcceptReply, Cause, Recover, Reset, ResetMethod
+from shared.protocol.requests import Accepted, AcceptReply, Cause, Hold, Recover, Reset, ResetMethod
+from shared.runtime import BusError
+from tests.integration.attack import pending
 from tests.integration.conftest import TOPOLOGIES, StartFleet
 from tests.integration.fleet import Bench, start
-from tests.integration.promises import enables, keeps, opened, verdicts
+from tests.integration.promises import enables, keeps, opened, quiet, verdicts
 from tests.integration.slots import NEVER_S
 
 BENCH = (TOPOLOGIES / "bench.toml").read_text()
 SWITCH = (TOPOLOGIES / "switch.toml").read_text()
 QUICK = {"HOLDFAST_OWNER_S": "1", "HOLDFAST_ALLOWED_S": "1", "HOLDFAST_RECONCILE_S": "3"}
+INTEGRATED = f"""{BENCH}
+[[function]]
+address = "00:1e.0"
+kind = "event_collector"
+vendor = 0x8086
+device = 0x2023
+collects = ["00:1f.0"]
+
+[[function]]
+address = "00:1f.0"
+kind = "integrated_endpoint"
+vendor = 0x8086
+device = 0x2021
+flr = true
+driver = {{name = "qat"}}
+"""
 PORT, CARD = Address.parse("00:01.0"), "01:00.0"
 
 
@@ -200,6 +219,91 @@ async def test_a_driver_that_prepared_for_a_reset_hears_its_end_from_the_recover
         await bench.closed(PORT, absorbed.data["heir"])
     told = [fact.data["step"] for fact in bench.facts(What.RECOVERY_VOTE, since=since)]
     assert told == ["reset_prepare", "error_detected", "slot_reset", "reset_done", "resume"]
+
+
+async def test_p6_a_second_cause_that_joined_is_not_forgotten_when_the_coordinator_dies(fleet: StartFleet) -> None:
+    """Its asker was told that it is under way: nobody else would ask for the reset."""
+    bench = await fleet(BENCH, environment=QUICK)
+    port, card = Address.parse("00:03.0"), "03:00.0"
+    await bench.hang(card, "error_detected", name="ice")
+    since = bench.mark()
+    async with keeps(bench, str(port), resets=True):
+        await bench.inject("error", card, names=["CmpltTO"], severity="nonfatal")
+        started = await bench.wait_fact(What.RECOVERY_STARTED, port, since=since)
+        await entered(bench, port, "error_detected", since)
+        second = Recover(port=port, cause=Cause.AER_FATAL, functions=(Address.parse(card),))
+        reply = await bench.request(subjects.coordinator(bench.host, "recover"), second, AcceptReply)
+        assert reply == Accepted(lease=started.lease or "", joined=True)
+        bench.kill("coordinator")
+        await bench.restart("coordinator")
+        await bench.answer(card, name="ice")
+        record = await bench.closed(port, started.lease)
+    assert "slot_reset" in record.told
+
+
+async def test_p3_an_integrated_endpoint_that_was_reset_is_told_so_when_the_coordinator_dies(fleet: StartFleet) -> None:
+    bench = await fleet(INTEGRATED, environment=QUICK)
+    function = "00:1f.0"
+    votes = {"name": "qat", "error_detected": "need_reset", "never": ["slot_reset"], "delay_s": 0.0}
+    await bench.inject("driver", function, driver=votes)
+    since = bench.mark()
+    await bench.inject("error", function, names=["CmpltTO"], severity="nonfatal")
+    started = await bench.wait_fact(What.RECOVERY_STARTED, function, since=since)
+    await entered(bench, function, "slot_reset", since)
+    bench.kill("coordinator")
+    await bench.restart("coordinator")
+    await bench.answer(function, name="qat")
+    record = await bench.closed(function, started.lease)
+    assert "slot_reset" in record.told
+    assert {str(verdict) for verdict in record.verdicts.values()} == {"kept"}
+
+
+async def test_p9_an_error_of_a_card_that_was_seated_later_is_recovered_when_it_has_waited(fleet: StartFleet) -> None:
+    """Registers decide whether it still is needed, and the coordinator started before the card was there."""
+    bench = await fleet(BENCH, environment=QUICK)
+    port, card = "00:06.0", "06:00.0"
+    await bench.inject("insert", port)
+    await bench.wait_fact(What.DEVICE_ADDED, port)
+    await quiet(bench, port)
+    await bench.hang(card, "resume")
+    since = bench.mark()
+    await bench.inject("dpc", port, reason="uncorrectable")
+    await entered(bench, port, "resume", since)
+    await bench.inject("error", card, names=["CmpltTO"], severity="nonfatal")
+    waiting = await bench.wait_fact(What.RECOVERY_WAITING, port, since=since)
+
+    async def acknowledged() -> bool | None:
+        return "root" not in await pending(bench, port) or None
+
+    await bench.eventually(acknowledged, "aer has heard that it is accepted")
+    await bench.answer(card)
+    assert verdicts(await bench.closed(port, waiting.lease)) == {"0000:06:00.0": "kept"}
+
+
+async def test_p7_a_hold_whose_user_lives_is_known_to_the_next_coordinator_from_its_first_answer_on(
+    fleet: StartFleet,
+) -> None:
+    """Who is told that his hold has ended kills his program, in the middle of what it flashes."""
+    bench = await fleet(BENCH, environment={"HOLDFAST_OWNER_S": "1", "HOLDFAST_ALLOWED_S": "15"})
+    asked = Hold(port=PORT, holder="a test")
+    hold = await bench.request(subjects.coordinator(bench.host, "hold"), asked, AcceptReply)
+    assert isinstance(hold, Accepted)
+    renewing, replies = Hold(port=PORT, holder="a test", lease=hold.lease), []
+    ready = asyncio.Event()
+
+    async def renews() -> None:
+        while not ready.is_set():
+            with contextlib.suppress(BusError):
+                subject = subjects.coordinator(bench.host, "hold")
+                replies.append(await bench.bus.request(subject, renewing, AcceptReply, timeout_s=0.3))
+
+    users = [asyncio.create_task(renews()) for _ in range(8)]
+    bench.kill("coordinator")
+    await bench.restart("coordinator")
+    ready.set()
+    await asyncio.gather(*users)
+    assert {reply for reply in replies if isinstance(reply, Refused)} == set()
+    assert isinstance(replies[-1], Accepted)
 
 
 @pytest.mark.campaign

@@ -22,7 +22,7 @@ from tests.integration.promises import enables, opened, p1_mask_before_reset, p6
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 RECOVERIES: Final = 3  # more than these within the minute are a storm
-PORTS: Final = tuple(range(1, 7))
+PORTS: Final = tuple(range(1, 8))
 
 
 def _pair(number: int) -> str:
@@ -265,3 +265,18 @@ async def test_p2_a_coordinator_killed_between_two_tries_is_followed_by_one_who_
     await bench.inject("slow_ready", port_of(number))
     assert await lifted(bench, number) == "kept"
     await as_before(bench, since, before, number, generation)
+
+
+async def test_a_coordinator_killed_between_two_recoveries_is_followed_by_one_who_counts_on(bench: Bench) -> None:
+    number = 7
+    before, generation = await state_of(bench, number)
+    beginning = bench.mark()
+    for _ in range(RECOVERIES):
+        since = await fails(bench, number)
+        assert (await recovered(bench, number, since))[1] == "kept"
+    bench.kill("coordinator", signal.SIGKILL)
+    await bench.restart("coordinator")
+    since = await fails(bench, number)
+    assert (await recovered(bench, number, since))[1] == "quarantined"
+    assert await lifted(bench, number) == "kept"
+    await as_before(bench, beginning, before, number, generation)

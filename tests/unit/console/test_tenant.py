@@ -33,6 +33,7 @@ class FakeBus:
 
     def __init__(self) -> None:
         self.lost = self.silent = False
+        self.stopping = 0  # so many renewals are refused by a coordinator that is about to go
         self.renewed = 0
 
     async def request(self, subject: str, message: Message, reply: Any, *, timeout_s: float) -> Message:
@@ -40,6 +41,9 @@ class FakeBus:
         await asyncio.sleep(0)
         if self.silent:
             raise Unanswered(f"no answer within {timeout_s} s")
+        if self.stopping:
+            self.stopping -= 1
+            return Refused(reason=Reason.STOPPING, message="the coordinator is stopping; ask again")
         if self.lost:
             return Refused(reason=Reason.UNKNOWN_LEASE, message="x-1 is not a hold of this host, or has ended")
         self.renewed += 1
@@ -216,3 +220,22 @@ def test_what_is_typed_wrong_is_refused_before_anybody_is_asked(
         wanted(command, **options)
     assert failed.value.code is ExitCode.USAGE
     assert said in str(failed.value)
+
+
+async def test_p7_a_coordinator_that_stops_while_another_takes_over_costs_no_command_its_life(tmp_path: Path) -> None:
+    bus = FakeBus()
+
+    async def restarts() -> None:
+        await begun(tmp_path)
+        bus.stopping = 2
+        while True:
+            if not bus.stopping:
+                (tmp_path / "go").touch()
+                return
+            await asyncio.sleep(0.01)
+
+    with Signals() as signals:
+        restarting = asyncio.create_task(restarts())
+        script = f"{says('begun', tmp_path)}; while [ ! -e {tmp_path}/go ]; do sleep 0.05; done"
+        assert await tenant(bus, signals).run_all(("sh", "-c", script), before=None, after=None) == 0
+        await restarting

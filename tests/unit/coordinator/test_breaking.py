@@ -176,7 +176,7 @@ def test_a_hold_is_broken_although_a_reset_hangs_inside_it_which_itself_is_not(i
         await asyncio.sleep(1.0)
         rig.votes = {(CARD, DriverStep.RESET_PREPARE): HANGS}
         inner = reset_work(rig, lease="u-inside", details={INSIDE: hold.id})
-        rig.works.launch(inner, inner.run_inside(hold.inside), lambda: None)
+        rig.works.launch(inner, inner.run_inside(hold), lambda: None)
         await asyncio.sleep(1.0)
         refused = await break_lease(rig.port, Break(lease="u-inside"))
         assert isinstance(refused, Refused)
@@ -200,7 +200,7 @@ def test_a_driver_that_prepared_for_a_reset_inside_a_broken_hold_hears_its_end_a
         await asyncio.sleep(0.1)
         rig.votes = {(NESTED, DriverStep.RESET_PREPARE): HANGS}
         inner = reset_work(rig, lease="u-inside", details={INSIDE: hold.id})
-        rig.works.launch(inner, inner.run_inside(hold.inside), lambda: None)
+        rig.works.launch(inner, inner.run_inside(hold), lambda: None)
         await asyncio.sleep(1.0)
         if released:
             hold.release()  # it waits for the reset

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from shared.protocol.records import RecoveryState
@@ -40,5 +42,19 @@ def test_p7_a_journal_is_not_tried_again_by_one_who_was_deposed(in_virtual_time:
         with pytest.raises(WrongRevision):
             await work.journal.save()
         assert not rig.records
+
+    in_virtual_time(story())
+
+
+def test_p7_a_write_that_is_tried_again_does_not_undo_a_later_one(in_virtual_time: InVirtualTime) -> None:
+    async def story() -> None:
+        rig = WorkBench()
+        journal = rig.work().journal
+        rig.loses_writes = 1
+        first = asyncio.create_task(journal.save())
+        await asyncio.sleep(0.1)
+        await journal.enter(Step.RESET)
+        await first
+        assert rig.records[-1].step == Step.RESET
 
     in_virtual_time(story())

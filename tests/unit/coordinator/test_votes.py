@@ -70,3 +70,8 @@ def test_p3_a_function_without_callbacks_is_rebound() -> None:
     assert verdict(F, Result.RECOVERED, {**told, "bind": {F: Vote.DISCONNECT}}, ()) is Verdict.FAILED
     assert verdict(F, Result.RECOVERED, told, ()) is Verdict.FAILED
     assert verdict(F, Result.RECOVERED, {"error_detected": {F: Vote.NO_HANDLER}}, ()) is Verdict.KEPT
+
+
+def test_who_was_told_that_it_is_lost_has_failed_although_it_answers_by_now() -> None:
+    told = {"error_detected": {F: Vote.CAN_RECOVER}, "perm_failure": {F: Vote.NONE}}
+    assert verdict(F, Result.RECOVERED, told, ()) is Verdict.FAILED

@@ -49,6 +49,11 @@ class Asked(msgspec.Struct, frozen=True):
     request: Request
     role: Role | None
 
+    @property
+    def fenced(self) -> bool:
+        """Whether it is a command about a lease, which id or token keep from doing harm when it is done late."""
+        return self.role is not None and not isinstance(self.request.message, fabric.Acknowledge)
+
 
 class Interrupted(msgspec.Struct, frozen=True):
     """An interrupt message of a function."""
@@ -136,10 +141,10 @@ class Fabric(Actor[Mail]):
             self.broken.set_result(error)
 
     async def _answer(self, asked: Asked) -> None:
-        # Askers who give up ask again. If the dead questions were answered first, as happens on a host that is slow for
-        # a while, every answer would come too late from then on. A command is fenced, and done also when it is late.
-        if asked.role is None and asked.request.abandoned:
-            _log.debug("question of nobody", question=type(asked.request.message).__name__)
+        if asked.request.abandoned and not asked.fenced:
+            # Who gives up asks again. Were the dead requests done first, as happens on a host that is slow for a while,
+            # every answer would come too late from then on; and an acknowledgement would clear what came in between.
+            _log.debug("nobody awaits the answer", request=type(asked.request.message).__name__)
             return
         reply = await self._reply(asked)
         if isinstance(reply, Refused):
@@ -195,7 +200,7 @@ class Fabric(Actor[Mail]):
                 self._hearing.note(holding.lease.id, now)
         for record in book.quarantines:
             self._hearing.note(quarantine_key(record.port), now)
-        self._hearing.forget_but(_heard_of(book))
+        self._hearing.forget_but(_heard_of(book) | {one.retired.lease.id for one in book.ended})
 
     def _note_refusal(self, asked: Asked, refused: Refused) -> None:
         """State every refused command as a fact; what was refused to a question is only logged."""

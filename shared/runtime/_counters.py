@@ -150,6 +150,13 @@ COUNTERS: Final = (
         labels=(_CAUSE, Label("outcome", (*_VERDICTS, ABSORBED, NONE), _recovery_outcome)),
     ),
     Counter(
+        name="holdfast_recoveries_degraded",
+        about="Recoveries, resets and holds after which a link is slower or narrower than before, by cause.",
+        whats=frozenset({What.RECOVERY_CLOSED}),
+        labels=(_CAUSE,),
+        provided=lambda fact: bool(fact.data.get("degraded")),
+    ),
+    Counter(
         name="holdfast_fence_refusals",
         about="Commands that the fabric refused, by reason.",
         whats=frozenset({What.LEASE_REFUSED}),

@@ -22,7 +22,8 @@ from .bus import Bus, BusError, BusUnreachable, Unanswered
 
 ATTEMPT_S: Final = timing.LEASE_ATTEMPT  # the fabric answers in milliseconds unless it is starting
 QUESTION_S: Final = timing.LEASE_ALLOWED  # for a question, all attempts together
-_AGAIN_S: Final = 0.05
+_AGAIN_FIRST_S: Final = 0.05  # a fabric that cannot answer now is asked again, less and less often
+_AGAIN_MAX_S: Final = 0.5
 _DEPOSED: Final = (Reason.FENCED, Reason.UNKNOWN_LEASE)
 _PASSING: Final = (Reason.STOPPING, Reason.NOT_OWNER)  # the fabric is being restarted: its successor will answer
 
@@ -185,20 +186,22 @@ class FabricClient:
         """Ask until there is an answer, at most for `within_s`. Raises Unanswered or BusUnreachable then."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + within_s
+        pause = _AGAIN_FIRST_S
         while True:
             left = deadline - loop.time()
             try:
                 answer = await self._bus.request(subject, message, reply, timeout_s=min(ATTEMPT_S, left))
             except (Unanswered, BusUnreachable):
-                if deadline - loop.time() <= _AGAIN_S:
+                if deadline - loop.time() <= pause:
                     self.answers = False
                     raise
             else:
                 self.answers = True
                 passing = isinstance(answer, Refused) and answer.reason in _PASSING
-                if not passing or deadline - loop.time() <= _AGAIN_S:
+                if not passing or deadline - loop.time() <= pause:
                     return answer
-            await asyncio.sleep(_AGAIN_S)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _AGAIN_MAX_S)
 
 
 @asynccontextmanager

@@ -7,7 +7,6 @@ so, whatever it was told to use).
 
 from __future__ import annotations
 
-import os
 import ssl
 import stat
 from ipaddress import ip_address
@@ -19,12 +18,11 @@ import msgspec
 
 from shared.protocol import permissions
 
+from ._exit_codes import EXIT_CREDENTIAL, EXIT_UNTRUSTED
 from ._nkeys import public_key
 from ._settings import Settings, Tls
 from .bus import BusRefused
 
-UNTRUSTED: Final = os.EX_PROTOCOL  # 76: the server's certificate, or that it has none
-DENIED: Final = os.EX_NOPERM  # 77: our credential
 _SEED_BYTES_MAX: Final = 1024  # one has 58; what is longer is another file
 _ENCRYPTED: Final = ("tls", "wss")
 _THIS_MACHINE: Final = "localhost"
@@ -75,13 +73,13 @@ def refusal(error: Exception, shown: str, settings: Settings) -> BusRefused | No
         return BusRefused(
             f"the certificate of the NATS server at {shown} is not trusted: {error.verify_message} (checked against "
             f"{authority}); set HOLDFAST_NATS_CA to the authority that issued it, or {expired}",
-            UNTRUSTED,
+            EXIT_UNTRUSTED,
         )
     if isinstance(error, TlsMissingError):
         return BusRefused(
             f"{_NO_TLS} at {shown}, and HOLDFAST_TLS={settings.tls} demands it: configure tls there, or set "
             "HOLDFAST_TLS=off on a network that nobody else can reach",
-            UNTRUSTED,
+            EXIT_UNTRUSTED,
         )
     if not any(denial in str(error).lower() for denial in _DENIALS):
         return None
@@ -92,22 +90,26 @@ def refusal(error: Exception, shown: str, settings: Settings) -> BusRefused | No
             f"the NATS server at {shown} does not know the credential {settings.nats_credential}: "
             "is it in the server's users.conf, and was the server reloaded since?"
         )
-    return BusRefused(told, DENIED)
+    return BusRefused(told, EXIT_CREDENTIAL)
 
 
 def _credential(file: Path) -> tuple[str, str]:
     """Return seed and inbox prefix. What the file holds is never shown."""
     try:
         if not stat.S_ISREG(file.stat().st_mode):
-            raise BusRefused(f"the credential {file} is not a file; {_MAKE_KEYS}", DENIED)
+            raise BusRefused(f"the credential {file} is not a file; {_MAKE_KEYS}", EXIT_CREDENTIAL)
         with file.open("rb") as opened:
             held = opened.read(_SEED_BYTES_MAX + 1).strip()
     except OSError as error:
-        raise BusRefused(f"the credential {file} cannot be read: {error.strerror}; {_MAKE_KEYS}", DENIED) from error
+        raise BusRefused(
+            f"the credential {file} cannot be read: {error.strerror}; {_MAKE_KEYS}", EXIT_CREDENTIAL
+        ) from error
     try:
         public = public_key(held)
     except ValueError as error:
-        raise BusRefused(f"the credential {file} is not the seed of a user's nkey; {_MAKE_KEYS}", DENIED) from error
+        raise BusRefused(
+            f"the credential {file} is not the seed of a user's nkey; {_MAKE_KEYS}", EXIT_CREDENTIAL
+        ) from error
     return held.decode("ascii"), permissions.inbox(public)
 
 
@@ -116,10 +118,10 @@ def _context(authority: Path | None) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=authority)
     except ssl.SSLError as error:
         told = f"the authority {authority} (HOLDFAST_NATS_CA) is not a certificate in PEM form"
-        raise BusRefused(told, UNTRUSTED) from error
+        raise BusRefused(told, EXIT_UNTRUSTED) from error
     except OSError as error:
         told = f"the authority {authority} (HOLDFAST_NATS_CA) cannot be read: {error.strerror}"
-        raise BusRefused(told, UNTRUSTED) from error
+        raise BusRefused(told, EXIT_UNTRUSTED) from error
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
 

@@ -134,6 +134,21 @@ def test_a_fabric_that_is_being_restarted_is_waited_for(reason: Reason, in_virtu
     in_virtual_time(story())
 
 
+@pytest.mark.parametrize(
+    "trouble", [NobodyListens, Refused(reason=Reason.STOPPING, message="too many requests; ask again")]
+)
+def test_a_fabric_that_turns_everybody_away_is_asked_less_and_less_often(trouble: Answer, in_virtual_time: Run) -> None:
+    """Else all who ask again at once keep it as busy as it was."""
+
+    async def story() -> None:
+        wire = Wire(trouble)
+        with pytest.raises((NobodyListens, RefusedError)):
+            await client(wire).read(READ, timeout_s=5.0)
+        assert 5 < len(wire.asked) < 15
+
+    in_virtual_time(story())
+
+
 def test_a_command_that_stays_unknown_uses_its_number_up(in_virtual_time: Run) -> None:
     """It may be executed yet; another command under its number would then be answered with its values."""
 

@@ -10,7 +10,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from shared.pcie import Address
 from shared.protocol import Reason
+from shared.protocol.fabric import Result
 from shared.protocol.facts import Fact, Ignored, What
+from shared.protocol.records import Verdict
 from shared.protocol.requests import Cause
 from shared.runtime import Bus, BusStatistics, Facts, Metrics, Reading, gauges
 from shared.runtime._counters import COUNTERS, FACTS, OTHER, RECOVERY_DURATION
@@ -101,6 +103,14 @@ ROWS: list[tuple[What, dict[str, Any], str, dict[str, str]]] = [
     (RECOVERED, {"cause": "dpc", "verdicts": {}, "absorbed_by": "r-2"}, "recoveries", {"outcome": "absorbed"}),
     (RECOVERED, {"cause": "dpc", "verdicts": {}, "why": "nothing is left"}, "recoveries", {"outcome": "none"}),
     (RECOVERED, {"cause": "hold", "verdicts": {"a": "removed"}}, "recoveries", {"cause": "hold", "outcome": "removed"}),
+    (
+        RECOVERED,
+        {"cause": "dpc", "verdicts": {"a": "kept"}, "degraded": ["a"]},
+        "recoveries_degraded",
+        {"cause": "dpc"},
+    ),
+    *((CLOSED, {"cause": "dpc", "outcomes": {"a": [one]}}, "leases_closed", {"outcome": one.value}) for one in Result),
+    *((RECOVERED, {"cause": "lift", "verdicts": {"a": one}}, "recoveries", {"outcome": one.value}) for one in Verdict),
     (What.SLOT_IGNORED, {"reason": Ignored.SAME_DEVICE}, "events_ignored", {"reason": "same_device"}),
     (What.ERROR_IGNORED, {"reason": Ignored.TRACELESS}, "events_ignored", {"reason": "traceless"}),
     (What.CONTAINMENT_IGNORED, {"reason": Ignored.REFUSED}, "events_ignored", {"reason": "refused"}),
@@ -122,6 +132,13 @@ def test_a_lease_that_is_adopted_in_good_time_has_not_expired() -> None:
     facts(metrics, "fabric").say(What.LEASE_ADOPTED, PORT, cause="dpc", silent_s=0.1, expired=False)
     assert value(metrics, "holdfast_leases_adopted_total", cause="dpc") == 1
     assert value(metrics, "holdfast_leases_expired_total", cause="dpc") == 0
+
+
+@pytest.mark.parametrize("degraded", [{}, {"degraded": []}])
+def test_a_recovery_after_which_all_links_are_as_before_is_not_degraded(degraded: dict[str, Any]) -> None:
+    metrics = Metrics("coordinator")
+    facts(metrics, "coordinator").say(RECOVERED, PORT, cause="dpc", verdicts={"a": "kept"}, **degraded)
+    assert value(metrics, "holdfast_recoveries_degraded_total", cause="dpc") == 0
 
 
 def test_a_recovery_s_duration_is_what_its_fact_says_and_one_without_is_left_out() -> None:

@@ -94,7 +94,7 @@ def up(
     log_dir: Annotated[
         Path | None, typer.Option(resolve_path=True, help="Directory that keeps a log per service, rotated.")
     ] = None,
-    host: Host = DEFAULT_HOST,
+    host: Annotated[str, typer.Option(envvar="HOLDFAST_HOST", help="Name of the simulated machine.")] = DEFAULT_HOST,
     as_json: Json = False,
 ) -> None:
     """Run everything on this machine: an embedded NATS server and all services."""
@@ -136,7 +136,7 @@ def watch(port: AnyPort = None, nats: Nats = DEFAULT_URL, host: Host = DEFAULT_H
 @app.command()
 def history(
     port: AnyPort = None,
-    lease: Annotated[str | None, typer.Option(help="Only the facts of this lease.")] = None,
+    lease: Annotated[str | None, typer.Option(help="Only the facts of this lease, by the whole of its id.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the last ones.")] = None,
     nats: Nats = DEFAULT_URL,
     host: Host = DEFAULT_HOST,

@@ -5,6 +5,7 @@ What does not answer is told on stderr and left out: all ones is no content (P9)
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -18,6 +19,7 @@ from ._output import tell
 from ._session import Session
 
 _ROW: Final = 16  # bytes per line
+_AT_ONCE: Final = 8  # questions: the fabric answers one after the other, and each answer is waited for a while only
 _UNANSWERED: Final = b"\xff"
 
 
@@ -27,8 +29,7 @@ async def dump(session: Session, names: Sequence[str]) -> str:
     devices = await session.devices() if names else ()
     chosen = [resolve(name, topology, devices) for name in names] or [function.address for function in topology]
     texts = []
-    for address in chosen:
-        config = await read_config(session, address)
+    for address, config in zip(chosen, await read_configs(session, chosen), strict=True):
         if not config.strip(_UNANSWERED):
             tell(f"{address} does not answer, and is left out")
             continue
@@ -38,8 +39,18 @@ async def dump(session: Session, names: Sequence[str]) -> str:
     return "\n".join(texts)
 
 
-async def read_config(session: Session, address: Address) -> bytes:
-    """Ask the fabric for all 4096 bytes of a function: all ones where nothing answers."""
+async def read_configs(session: Session, addresses: Sequence[Address]) -> tuple[bytes, ...]:
+    """Ask the fabric for all 4096 bytes of each function: all ones where nothing answers. Several are asked at once."""
+    turns = asyncio.Semaphore(_AT_ONCE)
+
+    async def in_turn(address: Address) -> bytes:
+        async with turns:
+            return await _read_config(session, address)
+
+    return tuple(await asyncio.gather(*map(in_turn, addresses)))
+
+
+async def _read_config(session: Session, address: Address) -> bytes:
     subject, asked = subjects.fabric(session.host, "dump"), Dump(function=address)
     reply: Dumped = await session.ask(subject, asked, DumpReply, whom="fabric", what=f"dump {address}")
     return reply.config

@@ -23,7 +23,7 @@ class ExitCode(IntEnum):
     ABSENT = 5  # no such port or device, or the device was removed
     REPLACED = 6  # another device answers than before
     FAILED = 7  # the recovery failed; or `doctor` or `audit` found what nobody answers for
-    UNREACHABLE = 8  # the bus, or the service asked, did not answer
+    UNREACHABLE = 8  # the bus, or the service asked, did not answer; or the outcome was not known in time
     OVERDUE = 124  # `hold --max`: what ran under the hold was killed at its limit; as timeout(1) has it
     UNTRUSTED = os.EX_PROTOCOL  # 76: the bus has no certificate, or one that is not to be trusted
     DENIED = os.EX_NOPERM  # 77: the credential is missing or wrong, or does not permit that
@@ -32,8 +32,8 @@ class ExitCode(IntEnum):
 HELP: Final = (
     "Exit codes: 0 ok, 1 internal error, 2 usage, 3 refused by policy or interlock, 4 lease held by another, "
     "5 device absent, 6 device replaced, 7 recovery failed, or `doctor` or `audit` found something, 8 bus or service "
-    "unreachable, 76 bus not to be trusted, 77 not permitted, 124 killed by `hold --max`. `hold` passes the code of its "
-    "command through, 128 + n for signal n."
+    "unreachable, or outcome not known within --timeout, 76 bus not to be trusted, 77 not permitted, 124 killed by "
+    "`hold --max`. `hold` passes the code of its command through. What is ended by signal n ends with 128 + n."
 )
 
 

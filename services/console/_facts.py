@@ -13,8 +13,8 @@ from shared.protocol import subjects
 from shared.protocol.facts import Fact
 
 from . import _names
-from ._exit import Failure
-from ._output import console, plain, print_json
+from ._exit import ExitCode, Failure
+from ._output import console, plain, print_json, tell
 from ._session import Session
 
 NEW_ONLY: Final = 0  # as `since_sequence`: none of what is stored already
@@ -39,10 +39,21 @@ async def watch(session: Session, port: str | None, *, as_json: bool) -> None:
 
 
 async def history(session: Session, port: str | None, *, lease: str | None, limit: int | None, as_json: bool) -> None:
-    """Print the facts that are stored, oldest first: all, or the last `limit` of those chosen."""
+    """Print the facts that are stored, oldest first: all, or the last `limit` of those chosen.
+
+    Raises Failure where none speaks of `lease`.
+    """
     chosen = await _subjects(session, port)
+    silent = True
     async for fact in _last(session.bus.facts(chosen), lease, limit):
         show(fact, as_json=as_json)
+        silent = False
+    if silent and lease is not None:
+        where = f"host {session.host!r}" if port is None else port
+        told = f"{where}: no fact names a lease {lease!r}; give the whole of its id, `holdfast logs` takes a part"
+        raise Failure(ExitCode.ABSENT, told)
+    if silent:
+        tell("nothing has happened there so far")
 
 
 def show(fact: Fact, *, as_json: bool) -> None:

@@ -29,7 +29,7 @@ STOP_ORDER: Final = (("coordinator",), ("hotplug", "aer", "dpc"), ("fabric",), (
 SERVICES: Final = tuple(service for phase in STOP_ORDER for service in phase)
 BUS: Final = "nats"
 
-_READY_S: Final = 40.0  # bound for a heavily loaded machine; two to three seconds are usual
+_READY_S: Final = 120.0  # bound for a heavily loaded machine; two to three seconds are usual
 _STOP_S: Final = 10.0  # more than a service takes at worst: 6 s to finish, 2 to cancel, and the drain
 _ANY_PORT: Final = "127.0.0.1:0"  # several fleets may run here; each service logs where it listens
 # Of the command, not of the services.

@@ -19,7 +19,7 @@ from ._names import lease_named
 from ._options import DEFAULT_HOST, DEFAULT_TIMEOUT_S, DEFAULT_URL, Host, Json, Nats, Timeout, Yes
 from ._outcome import Progress, closed
 from ._output import print_json, print_table, tell
-from ._run import ask, confirm
+from ._run import ask, confirm, look
 from ._session import Session, holder
 
 _ENABLES: Final = {SlotControl.PRESENCE_CHANGED_ENABLE: "PDCE", SlotControl.LINK_STATE_CHANGED_ENABLE: "DLLSCE"}
@@ -49,8 +49,9 @@ def break_lease(
     timeout: Timeout = DEFAULT_TIMEOUT_S,
 ) -> None:
     """End a lease against its holder's will: no driver is waited for, the port is rolled forward, verified, unmasked."""
-    confirm(f"Break lease {lease}?", yes=yes)
-    ask(nats, host, timeout, lambda s: _break(s, lease, as_json=as_json))
+    found = look(nats, host, timeout, lambda s: _open(s, lease))
+    confirm(f"Break {_said(found.ref)}?", yes=yes)
+    ask(nats, host, timeout, lambda s: _break(s, found, as_json=as_json))
 
 
 # --- show ---
@@ -155,8 +156,11 @@ def open_lease(listed: LeaseList, text: str, host: str) -> Lease:
     return found
 
 
-async def _break(session: Session, text: str, *, as_json: bool) -> ExitCode:
-    lease = open_lease(await session.leases(), text, session.host)
+async def _open(session: Session, text: str) -> Lease:
+    return open_lease(await session.leases(), text, session.host)
+
+
+async def _break(session: Session, lease: Lease, *, as_json: bool) -> ExitCode:
     async with Progress(session, quiet=as_json) as progress:
         request = Break(lease=lease.id, by=holder())
         subject = subjects.coordinator(session.host, "break")

@@ -11,7 +11,7 @@ from shared.protocol.records import Device
 
 from ._exit import ExitCode, Failure
 
-_SLOT: Final = re.compile(r"slot(?:\((?P<dmesg>\d+)\)|:(?P<short>\d+))", re.IGNORECASE)
+_SLOT: Final = re.compile(r"slot(?:\((?P<dmesg>\d{1,4})\)|:(?P<short>\d{1,4}))", re.IGNORECASE)  # 13 bits (§7.5.3.9)
 _SERIAL: Final = re.compile(r"(?:[0-9a-f]{2}-){7}[0-9a-f]{2}", re.IGNORECASE)
 _NAMED_MAX: Final = 5  # leases that an error names
 _FORMS: Final = (

@@ -126,9 +126,9 @@ async def closed(session: Session, port: Address, lease: str, progress: Progress
         raise
     except TimeoutError as error:
         raise Failure(
-            ExitCode.FAILED,
-            f"lease {lease} on {port} is still open after {session.timeout_s:g} s; "
-            "the recovery goes on: follow it with `holdfast watch`",
+            ExitCode.UNREACHABLE,
+            f"lease {lease} on {port} is still open after {session.timeout_s:g} s, and nothing has failed: "
+            f"`holdfast logs -f {lease}` follows it, `holdfast lease break {lease}` ends it",
         ) from error
 
 

@@ -50,7 +50,7 @@ async def power(session: Session, which: Power, name: str, *, as_json: bool) -> 
             heard = await session.bus.watch_facts(subjects.fact(session.host, port.address, what), show)
             stack.push_async_callback(heard.close)
         await _ask(session, port.address, f"power_{which}")
-        report = await _settled(session, port.address)
+        report = await settled(session, port.address)
     if as_json:
         print_json(report)
     if report.state is not SlotState(which.value):
@@ -67,7 +67,7 @@ async def _ask(session: Session, port: Address, request: str) -> SlotReport:
     return report
 
 
-async def _settled(session: Session, port: Address) -> SlotReport:
+async def settled(session: Session, port: Address) -> SlotReport:
     """Wait until the slot's state is one that lasts."""
     try:
         async with asyncio.timeout(session.timeout_s):
@@ -78,5 +78,7 @@ async def _settled(session: Session, port: Address) -> SlotReport:
                 await asyncio.sleep(_POLL_S)
     except TimeoutError as error:
         raise Failure(
-            ExitCode.FAILED, f"the slot of {port} did not settle within {session.timeout_s:g} s; see `holdfast status`"
+            ExitCode.UNREACHABLE,
+            f"the slot of {port} has not settled within {session.timeout_s:g} s, and nothing has failed: "
+            "`holdfast status` shows where it is",
         ) from error

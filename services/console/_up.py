@@ -42,25 +42,39 @@ OnLine = Callable[[str, str], None]
 async def up(
     topology: Path, *, port: int | None, state: Path | None, log_dir: Path | None, host: str, as_json: bool
 ) -> ExitCode:
-    """Run until SIGTERM or SIGINT. Raises Failure if something does not start."""
+    """Run until SIGTERM or SIGINT. Raises Failure if something does not start, OSError if nobody takes its lines."""
     stopping = _on_signal()
+    unread: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    show = _json_line if as_json else _line
+
+    def on_line(name: str, line: str) -> None:
+        if unread.done():  # read on, or the service would block
+            return
+        try:
+            show(name, line)
+        except OSError as error:
+            unread.set_exception(error)
+
     fleet = Fleet(
         topology,
         state_dir=state,
         port=port,
         host=host,
         environment={} if log_dir is None else {"HOLDFAST_LOG_DIR": str(log_dir)},
-        on_line=_json_line if as_json else _line,
+        on_line=on_line,
     )
     running = asyncio.create_task(_run(fleet))
     signalled = asyncio.create_task(stopping.wait())
-    await asyncio.wait({running, signalled}, return_when=asyncio.FIRST_COMPLETED)
-    if signalled.done():
+    until: set[asyncio.Future[Any]] = {running, signalled, unread}
+    await asyncio.wait(until, return_when=asyncio.FIRST_COMPLETED)
+    if not running.done():
         running.cancel()
     signalled.cancel()
     try:
         await running
     except asyncio.CancelledError:
+        if unread.done():
+            unread.result()
         return ExitCode.OK
     except ProcessError as error:
         raise Failure(ExitCode.USAGE if error.code in _OF_INPUT else ExitCode.INTERNAL, str(error)) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -19,6 +20,7 @@ from tests.integration.fleet import Bench, start
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
+SIGPIPE_CODE = 141  # as a shell reports it
 PORT = "0000:00:01.0"
 DRIVE = "0000:01:00.0"
 SERIAL = "55-cd-2e-41-50-00-00-01"
@@ -123,6 +125,21 @@ async def test_up_reports_a_malformed_topology_as_a_usage_error(tmp_path: Path) 
     assert process.returncode == ExitCode.USAGE
     assert "nowhere" in err.decode()
     assert "Traceback" not in err.decode()
+
+
+async def test_up_whose_lines_nobody_reads_any_more_ends_and_leaves_nothing() -> None:
+    reader, writer = os.pipe()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "services.console", "up", "--port", "0", "--json", stdout=writer, stderr=subprocess.PIPE
+    )
+    os.close(writer)
+    await asyncio.to_thread(os.read, reader, 1)
+    children = psutil.Process(process.pid).children()
+    os.close(reader)
+    _, err = await asyncio.wait_for(process.communicate(), COMMAND_S)
+    assert process.returncode == SIGPIPE_CODE
+    assert b"Traceback" not in err
+    assert not [child.pid for child in children if psutil.pid_exists(child.pid)]
 
 
 async def test_up_ends_cleanly_on_sigterm_and_leaves_nothing() -> None:

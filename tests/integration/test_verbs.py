@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -137,6 +138,34 @@ async def test_a_lease_that_nobody_knows_is_named_and_nothing_is_broken(bench: B
         assert "no-such-lease" in err
     code, _, err = await Cli(bench).run("lease", "break", "")
     assert code == ExitCode.USAGE
+
+
+async def asked_on_a_terminal(bench: Bench, answer: str, *arguments: str) -> tuple[int, str, str]:
+    """Run a command whose stdin is a terminal, on which `answer` is typed."""
+    ours, theirs = os.openpty()
+    try:
+        os.write(ours, answer.encode())
+        return await ended(await Cli(bench).start(*arguments, stdin=theirs))
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+async def test_before_a_lease_is_broken_its_holder_and_its_cause_are_named_and_a_no_changes_nothing(
+    bench: Bench, tmp_path: Path
+) -> None:
+    async with keeps(bench, PORT, resets=False):
+        process = await holding(bench, tmp_path)
+        (lease,) = (await bench.leases()).leases
+        for answer in ("n\n", "\x04"):  # the latter is the end of input
+            code, out, err = await asked_on_a_terminal(bench, answer, "lease", "break", lease.id[-10:], "--json")
+            assert (code, out) == (ExitCode.USAGE, ""), err  # what --json writes is no place for a question
+            assert f"Break {lease.id} on {PORT} (external, hold, held by {lease.holder})?" in err
+            assert "nothing was changed" in err
+        assert [one.id for one in (await bench.leases()).leases] == [lease.id]
+        code, _, err = await asked_on_a_terminal(bench, "y\n", "lease", "break", lease.id)
+        assert code == ExitCode.OK, err
+        assert (await ended(process))[0] == ExitCode.HELD
 
 
 async def test_p2_p7_a_broken_hold_ends_its_command_and_the_port_is_unmasked(bench: Bench, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from services.console._dump import read_config
+from services.console._dump import read_configs
 from services.console._exit import describe_lease
 from services.console._session import Session
 from shared.pcie import Address, Topology
@@ -51,7 +51,8 @@ async def audit(session: Session) -> Look:
 async def _look(session: Session) -> Look:
     before = await session.leases()
     topology = await session.topology()
-    images = [Image(function.address, await read_config(session, function.address)) for function in topology]
+    addresses = [function.address for function in topology]
+    images = list(map(Image, addresses, await read_configs(session, addresses)))
     after = await session.leases()
     found = [finding for image in images for finding in judge(image, live=True)]
     return sort(found, explanations(before, after, topology), len(images))

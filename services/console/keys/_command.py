@@ -16,9 +16,13 @@ from shared.protocol import subjects
 from . import _store as store
 from ._users import allowed
 
-DEFAULT_HOSTS: Final = "lab"
-DEFAULT_NAMES: Final = "nats,nats-1,nats-2,nats-3"
+DEFAULT_HOSTS: Final = ("lab",)
+DEFAULT_NAMES: Final = ("nats", "nats-1", "nats-2", "nats-3")
 DEFAULT_DAYS: Final = 825
+_HOSTS: Final = f"Hosts, separated by commas; without it those that have keys, else {','.join(DEFAULT_HOSTS)}."
+_NAMES: Final = (
+    f"Names and addresses of the NATS servers; without it those of the certificate, else {','.join(DEFAULT_NAMES)}."
+)
 _SERVER_NAME: Final = re.compile(r"[A-Za-z0-9:][A-Za-z0-9.:_-]*")
 
 app = typer.Typer(
@@ -31,8 +35,8 @@ Json = Annotated[bool, typer.Option("--json", help="JSON for programs; one docum
 @app.command()
 def init(
     directory: Directory,
-    hosts: Annotated[str, typer.Option(help="Hosts, separated by commas.")] = DEFAULT_HOSTS,
-    names: Annotated[str, typer.Option(help="Names and addresses of the NATS servers.")] = DEFAULT_NAMES,
+    hosts: Annotated[str | None, typer.Option(help=_HOSTS)] = None,
+    names: Annotated[str | None, typer.Option(help=_NAMES)] = None,
     days: Annotated[int, typer.Option(min=1, max=3650, help="How long a server's certificate is good.")] = DEFAULT_DAYS,
     if_missing: Annotated[bool, typer.Option("--if-missing", help="Complete what is there, and keep it.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace what is there: all keys become invalid.")] = False,
@@ -59,7 +63,11 @@ def init(
     now = dt.datetime.now(dt.UTC)
     found = store.read(directory) if there and if_missing else store.Keys((), {})
     _require_authority(directory, found)
-    made = store.write(directory, store.complete(found, wanted, served, days, now))
+    named = found.server.names if found.server is not None else ()
+    completed = store.complete(
+        found, wanted or found.hosts or DEFAULT_HOSTS, served or named or DEFAULT_NAMES, days, now
+    )
+    made = store.write(directory, completed)
     if as_json:
         print_json({"directory": str(directory), "written": made})
     else:
@@ -91,7 +99,10 @@ def _row(name: str, key: str) -> dict[str, Any]:
     return {"user": name, "public_key": key}
 
 
-def _listed(text: str, option: str) -> tuple[str, ...]:
+def _listed(text: str | None, option: str) -> tuple[str, ...]:
+    """Return what is listed, nothing where nothing was given. Raises Failure for an empty list."""
+    if text is None:
+        return ()
     found = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
     if not found:
         raise Failure(ExitCode.USAGE, f"{option} names nothing")

@@ -12,7 +12,8 @@ from shared.protocol.routes import PEOPLE, User
 
 _HEAD: Final = """\
 # The users of Holdfast's bus, for nats-server to include. Made by `holdfast keys init`, which makes it anew: do not
-# edit. After a change: `nats-server --signal reload`, or restart.
+# edit. After a change: `nats-server --signal reload`; in a container, which has the file that it was started with,
+# restart.
 """
 
 

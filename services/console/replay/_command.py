@@ -129,7 +129,7 @@ class _Show:
         self._first = self._first or fact
         since = (fact.at - self._first.at).total_seconds()
         self._out.print(
-            Text.assemble((f"{since:+8.2f} s  ", "dim"), (f"{fact.service:<12}", "cyan"), text), soft_wrap=True
+            Text.assemble((f"{since:+z8.2f} s  ", "dim"), (f"{fact.service:<12}", "cyan"), text), soft_wrap=True
         )
 
     def _print(self, text: str) -> None:

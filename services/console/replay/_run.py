@@ -95,7 +95,7 @@ async def replay(log: KernelLog, plan: Plan, *, timeout_s: float, tell: Tell, on
     with tempfile.TemporaryDirectory(prefix="holdfast-replay-") as directory:
         topology = Path(directory) / "topology.toml"
         topology.write_text(plan.topology, encoding="utf-8")
-        tell(f"starting the services on a machine with {len(plan.functions)} device(s) as in {plan.log}")
+        tell(f"starting the services on a machine with the devices of {plan.log}")
         try:
             async with Fleet(topology) as fleet, session(Target(fleet.url, fleet.host, timeout_s)) as opened:
                 return await _while_all_live(fleet, _Run(opened, log, plan, tell, on_fact).run())

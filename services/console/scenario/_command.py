@@ -138,5 +138,5 @@ class _Show:
             self._out.print(Text(f"  … {len(told) - _TOLD_MAX} facts before these", style="dim"))
         for fact in told[-_TOLD_MAX:]:
             since = (fact.at - first).total_seconds()
-            line = Text.assemble((f"  {since:+8.3f} s  ", "dim"), (f"{fact.service:<12}", "cyan"))
+            line = Text.assemble((f"  {since:+z8.3f} s  ", "dim"), (f"{fact.service:<12}", "cyan"))
             self._out.print(line.append(f"{fact.what:<22} {account(fact)}"), soft_wrap=True)

@@ -109,3 +109,36 @@ def test_up_with_json_stays_ndjson_whatever_a_service_writes(capsys: pytest.Capt
         '{"event":"ready","service":"fabric"}',
         '{"service":"aer","event":"Traceback"}',
     ]
+
+
+# --- stdout that takes nothing ---
+
+
+def into(stdout: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `holdfast` by a shell that redirects stdout."""
+    line = f'"{sys.executable}" -m services.console "$@" {stdout}'
+    return subprocess.run(
+        ["bash", "-c", line, "bash", *arguments], stderr=subprocess.PIPE, text=True, check=False, timeout=30
+    )
+
+
+SAYS_MUCH = (("asyncapi",), ("explain", "services/console/data/03.txt"))
+
+
+@pytest.mark.parametrize("arguments", SAYS_MUCH)
+def test_a_disk_that_is_full_is_one_line_that_says_so(arguments: tuple[str, ...]) -> None:
+    ran = into("> /dev/full", *arguments)
+    assert ran.stderr == "holdfast: standard output cannot be written: No space left on device\n"
+    assert ran.returncode == ExitCode.USAGE
+
+
+@pytest.mark.parametrize("arguments", SAYS_MUCH)
+def test_a_closed_stdout_is_nobody_who_wants_to_read(arguments: tuple[str, ...]) -> None:
+    ran = into(">&-", *arguments)
+    assert (ran.returncode, ran.stderr) == (ExitCode.OK, "")
+
+
+@pytest.mark.parametrize("arguments", SAYS_MUCH)
+def test_a_reader_that_has_gone_ends_the_command_as_sigpipe_would(arguments: tuple[str, ...]) -> None:
+    ran = into("| true; exit ${PIPESTATUS[0]}", *arguments)
+    assert (ran.returncode, ran.stderr) == (141, "")

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import asyncio
 import shutil
 import subprocess
+from typing import Any, cast
 
 import pytest
 
-from services.console._dump import text
+from services.console._dump import read_configs, text
+from services.console._session import Session
 from shared.pcie import Address, Capabilities, Function, Identity
 from shared.pcie.registers import CONFIG_SPACE_SIZE, DeviceType
+from shared.protocol.fabric import Dump, Dumped
 
 NIC = Address.parse("0001:3b:00.0")
 FUNCTION = Function(NIC, DeviceType.ENDPOINT, Identity(0x15B3, 0x1017, 0x020000, 0, 0), Capabilities())
@@ -47,3 +51,30 @@ def test_lspci_decodes_a_dump_without_complaint() -> None:
     assert "0001:3b:00.0 0200: 15b3:1017" in ran.stdout
     assert "0000:02:00.0 0200: 15b3:1017" in ran.stdout
     assert "Device Serial Number 00-11-22-33-44-55-66-77" in ran.stdout
+
+
+class Busy:
+    """A fabric that answers when several have asked; it notes how many waited at most."""
+
+    host = "lab"
+
+    def __init__(self, patience: int) -> None:
+        self._several = asyncio.Barrier(patience)
+        self._waiting = 0
+        self.most = 0
+
+    async def ask(self, _subject: str, asked: Dump, _reply: Any, **_named: str) -> Dumped:
+        """Answer with the address as the content."""
+        self._waiting += 1
+        self.most = max(self.most, self._waiting)
+        await self._several.wait()
+        self._waiting -= 1
+        return Dumped(function=asked.function, config=str(asked.function).encode())
+
+
+async def test_several_functions_are_asked_for_at_once_and_answers_stay_in_their_order() -> None:
+    fabric = Busy(patience=4)
+    addresses = [Address.parse(f"0000:{bus:02x}:00.0") for bus in range(32)]
+    configs = await asyncio.wait_for(read_configs(cast("Session", fabric), addresses), 30)
+    assert configs == tuple(str(address).encode() for address in addresses)
+    assert fabric.most < len(addresses)  # who waits behind all others would wait for too long

@@ -47,7 +47,9 @@ def test_a_port_is_named_by_address_by_slot_or_by_serial_number(text: str, meant
     assert resolve(text, LAB) == meant
 
 
-@pytest.mark.parametrize("text", ["", "1", "0000:01:00", "01:00.8", "slot4", "Slot()", "0000:01:00.0 ", "zz:00.0"])
+@pytest.mark.parametrize(
+    "text", ["", "1", "0000:01:00", "01:00.8", "slot4", "Slot()", "0000:01:00.0 ", "zz:00.0", "slot:" + "9" * 5000]
+)
 def test_what_names_nothing_is_a_usage_error_that_shows_the_forms(text: str) -> None:
     with pytest.raises(Failure, match=r"names no port or device; write an address") as failed:
         resolve(text, LAB)

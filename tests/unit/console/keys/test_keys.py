@@ -125,8 +125,9 @@ def test_force_keeps_what_is_not_ours(keys: Path) -> None:
     assert not (keys / "machine-b.nk").exists()
 
 
-def test_completing_what_is_complete_changes_nothing(keys: Path) -> None:
-    made(keys)
+@pytest.mark.parametrize("arguments", [(), ("--hosts", "a,b", "--names", "bus.example")])
+def test_completing_what_is_complete_changes_nothing(keys: Path, arguments: tuple[str, ...]) -> None:
+    made(keys, *arguments)
     before = contents(keys)
     made(keys, "--if-missing")
     assert contents(keys) == before

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import signal
 from functools import partial
 from typing import Any, Final
 
 import pytest
 
+from tests.deploy import engine
+from tests.deploy.conftest import Deployments
 from tests.deploy.deployment import Deployment
 from tests.deploy.host import CARD, DRIVER_S, PORT, Host, now
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(900)]
 
+TERMINATED: Final = 128 + signal.SIGTERM
 SERVICES: Final = ("aer", "coordinator", "dpc", "fabric", "hotplug", "machine")
 
 
@@ -68,6 +72,16 @@ def test_p2_a_coordinator_killed_in_the_middle_of_a_recovery_leaves_no_mask(lab:
     assert host.generations() == before
     lab.healthy("coordinator")
     host.run("doctor")
+
+
+def test_a_service_that_is_stopped_in_its_first_second_is_not_waited_for_and_killed(deploy: Deployments) -> None:
+    """It may not have installed its handler yet, without which a container's first process ignores SIGTERM."""
+    deployment = deploy("compose.yaml")
+    deployment.compose("up", "--no-start", "--no-deps", "hotplug")
+    started = deployment.container("hotplug")
+    engine.docker("start", started)
+    engine.docker("stop", started)
+    assert deployment.state("hotplug")["ExitCode"] in {0, TERMINATED}
 
 
 def test_all_end_in_grace_with_exit_code_0(lab: Deployment) -> None:

@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
+# The tests start hundreds of processes: what these import is compiled once, also where the environment forbids it.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: run test test-deploy campaign check format constraints clean setup
 
 run: $(VENV)/.run

@@ -7,7 +7,7 @@ import urllib.error
 import urllib.request
 from typing import Final
 
-TIMEOUT_S: Final = 10.0
+TIMEOUT_S: Final = 30.0  # bound for a heavily loaded machine
 
 
 async def get(url: str) -> tuple[int, str, str]:

@@ -193,6 +193,9 @@ class Cluster:
             first, *others = self.bus.names
             await self.bus.restart(first)
             await self._stack.enter_async_context(self.shared)
+            if others:
+                for name in self.shared.processes:
+                    await self.shared.said(name, "streams not ready, trying on", since=0)
             await asyncio.gather(*map(self.bus.restart, others))
             await self.bus.whole()
             for host in HOSTS:

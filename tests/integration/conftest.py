@@ -15,6 +15,8 @@ from tests.integration.fleet import Bench, start
 StartFleet = Callable[..., Awaitable[Bench]]
 
 TOPOLOGIES: Final = Path(__file__).parent / "topologies"
+# Where death is not what a test is about, nobody should be taken for dead because the machine is slow.
+UNHURRIED: Final = {"HOLDFAST_OWNER_S": "10", "HOLDFAST_ALLOWED_S": "10"}
 
 
 @pytest.fixture
@@ -40,7 +42,7 @@ async def bench(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Bench
     # Patient with a driver and a link that a test holds back, and with a test that is slow to say why a link is down.
     patient = {"HOLDFAST_DRIVER_S": "30", "HOLDFAST_LINK_S": "2", "HOLDFAST_VENDOR_ID_S": "10"}
     graces = {"HOLDFAST_REMOVAL_GRACE_S": "0.3", "HOLDFAST_BUTTON_S": "2"}
-    options = {"environment": {**patient, **graces}}
+    options = {"environment": {**patient, **graces, **UNHURRIED}}
     async with start((TOPOLOGIES / "bench.toml").read_text(), directory, **options) as running:
         yield running
 

@@ -31,9 +31,10 @@ from shared.protocol.requests import Inject, Injected, InjectReply
 from shared.runtime import BusError, NatsBus, Settings, connect
 
 ANSWER_S: Final = 15.0  # bounds for a heavily loaded machine; nothing is measured by them
-FACT_S: Final = 40.0
-_POLL_S: Final = 0.02
-_CALM_LOOKS: Final = 15
+FACT_S: Final = 60.0
+READY_S: Final = 120.0
+_POLL_S: Final = 0.05
+_CALM_LOOKS: Final = 6
 
 T = TypeVar("T")
 
@@ -165,12 +166,18 @@ class Bench:
         return len(self._facts)
 
     async def wait_fact(
-        self, what: What | str, port: Address | str | None = None, *, timeout_s: float = FACT_S, since: int = 0
+        self,
+        what: What | str,
+        port: Address | str | None = None,
+        *,
+        timeout_s: float = FACT_S,
+        since: int = 0,
+        lease: str | None = None,
     ) -> Fact:
-        """Return the first such fact from number `since` on, waiting for it if need be."""
+        """Return the first such fact from number `since` on (of `lease`, if given), waiting for it if need be."""
         try:
             async with asyncio.timeout(timeout_s), self._more:
-                while not (found := self.facts(what, port, since)):
+                while not (found := [fact for fact in self.facts(what, port, since) if lease in {None, fact.lease}]):
                     await self._more.wait()
                 return found[0]
         except TimeoutError:
@@ -207,7 +214,7 @@ class Bench:
             calm = calm + 1 if below and below <= registry.keys() and not (await self.leases()).leases else 0
             return calm >= _CALM_LOOKS or None
 
-        await self.eventually(look, "everything registered", 60)
+        await self.eventually(look, "everything registered", READY_S)
 
     # --- Accidents ---
 

@@ -44,6 +44,16 @@ def opened(bench: Bench, since: int, port: Address | str | None = None) -> list[
     return [fact for fact in facts if fact.data["rank"] != "slot_operation"]
 
 
+async def the_opened(bench: Bench, since: int, port: Address | str) -> Fact:
+    """Wait until it is told which such lease was opened, and assert that it was one; return its opening."""
+
+    async def look() -> list[Fact] | None:
+        return opened(bench, since, port) or None
+
+    (fact,) = await bench.eventually(look, f"a lease of {port} is opened")
+    return fact
+
+
 async def enables(bench: Bench, ports: Iterable[Address]) -> dict[str, int | None]:
     """Read the enables that a lease masks, by port."""
     held = {}
@@ -88,6 +98,8 @@ async def keeps(bench: Bench, port: str, *, but: Iterable[str] = (), resets: boo
     yield
     await quiet(bench, port)
     assert await enables(bench, slots) == were, "P2: not the enables that were found"
+    if resets:
+        await bench.eventually(lambda: _reset_told(bench, since, topology), "a reset bit written")
     facts = bench.facts(since=since)
     written = p1_mask_before_reset(facts, topology)
     assert resets is None or bool(written) is resets, f"{written} reset bits were written"
@@ -98,6 +110,11 @@ async def keeps(bench: Bench, port: str, *, but: Iterable[str] = (), resets: boo
         if str(function.address) not in but:
             p3_kept(str(function.address), before, after, facts)
             assert await config(bench, function) == held[function.address], f"config of {function.address} is lost"
+
+
+async def _reset_told(bench: Bench, since: int, topology: Topology) -> bool | None:
+    """Facts have a way of their own, and may arrive after what they tell of can be seen."""
+    return bool(_promises.reset_bits(bench.facts(since=since), topology)) or None
 
 
 def p3_kept(function: str, before: dict[str, Device], after: dict[str, Device], facts: Iterable[Fact]) -> None:

@@ -53,7 +53,7 @@ async def test_p2_a_service_killed_in_the_middle_of_a_masked_reset(bench: Bench,
         record = await bench.closed("00:01.0", started.lease)
         assert verdicts(record) == {"0000:01:00.0": "kept"}
     if victim == "coordinator":
-        assert bench.facts(What.LEASE_ADOPTED, "00:01.0", since)
+        await bench.wait_fact(What.LEASE_ADOPTED, "00:01.0", since=since)
 
 
 async def test_p2_hotplug_killed_while_a_slot_is_masked_finds_it_as_it_was(bench: Bench) -> None:

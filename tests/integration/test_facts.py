@@ -24,13 +24,15 @@ SLOW_S = 1.0
 
 
 async def recovered(bench: Bench) -> str:
-    """Run one recovery with a slow driver; return its lease."""
+    """Run one recovery with a slow driver; return its lease when every service has said what there is to say of it."""
     await bench.inject("driver", DRIVE, driver={"name": "nvme", "delay_s": {"error_detected": SLOW_S}})
     since = bench.mark()
     async with keeps(bench, PORT, resets=True):
         await bench.inject("dpc", PORT, reason="uncorrectable")
         started = await bench.wait_fact(What.RECOVERY_STARTED, PORT, since=since)
         await bench.closed(PORT, started.lease)
+    for what in (What.LEASE_CLOSED, What.RECOVERY_CLOSED, What.DEVICE_KEPT):  # the last of fabric, coordinator, hotplug
+        await bench.wait_fact(what, PORT, since=since, lease=started.lease)
     await bench.inject("driver", DRIVE, driver={"name": "nvme"})
     assert started.lease is not None
     return started.lease
@@ -43,14 +45,18 @@ class Watching:
         self._process = process
         self.lines: list[bytes] = []
 
-    async def until(self, word: bytes) -> None:
-        """Read until a line holds `word`."""
+    async def until(self, *wanted: What, lease: str) -> None:
+        """Read until it has shown each of these facts of a lease, in whatever order."""
         assert self._process.stdout is not None
+        missing = set(wanted)
         async with asyncio.timeout(COMMAND_S):
-            while not self.lines or word not in self.lines[-1]:
+            while missing:
                 line = await self._process.stdout.readline()
                 assert line, "watch ended"
                 self.lines.append(line)
+                fact = json.loads(line)
+                if fact["lease"] == lease:
+                    missing.discard(What(fact["what"]))
 
     async def stop(self) -> None:
         self._process.terminate()
@@ -74,7 +80,7 @@ async def watching(bench: Bench, *names: str) -> Watching:
 async def test_p10_history_is_what_watch_showed_line_for_line(bench: Bench, names: tuple[str, ...]) -> None:
     watcher = await watching(bench, *names)
     lease = await recovered(bench)
-    await watcher.until(f'"recovery.closed","host":"lab","port":"{PORT}"'.encode())
+    await watcher.until(What.RECOVERY_CLOSED, What.LEASE_UNMASKED, lease=lease)
     await watcher.stop()
     code, history, err = await Cli(bench).run("history", *names, "--json")
     assert code == 0, err

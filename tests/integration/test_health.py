@@ -13,17 +13,20 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+import pytest_asyncio
 
 from services.console._exit import ExitCode
 from services.console._fleet import SERVICES
 from tests.conftest import NatsServer
 from tests.http_client import get
 from tests.integration.cli import Cli, ended
-from tests.integration.conftest import TOPOLOGIES, StartFleet
+from tests.integration.conftest import TOPOLOGIES
 from tests.integration.fleet import Bench
+from tests.integration.fleet import start as start_fleet
 from tests.integration.one_service import PATIENCE_S, Service, Start, run_to_end, starter
 
 ABSENT: Final = "nats://127.0.0.1:9"
+FOR_LONG_S: Final = "60"  # an owner that is slow keeps its host
 EXIT_PORT: Final = 71
 EXIT_UNWRITABLE: Final = 74
 
@@ -62,6 +65,10 @@ class Watcher:
         except TimeoutError:
             raise AssertionError(f"not seen; the last was {seen}") from None
 
+    async def sees_why_not(self, *reasons: str) -> dict[str, Any]:
+        """Look until it is not ready for these reasons, and no others; return it."""
+        return await self.sees(lambda seen: seen["reasons"] == list(reasons))
+
 
 async def watcher_of(service: Service) -> Watcher:
     return Watcher((await service.said("health served"))["url"])
@@ -69,10 +76,6 @@ async def watcher_of(service: Service) -> Watcher:
 
 def is_ready(seen: dict[str, Any]) -> bool:
     return bool(seen["ready"])
-
-
-def is_not(seen: dict[str, Any]) -> bool:
-    return not seen["ready"]
 
 
 # --- Health ---
@@ -107,18 +110,18 @@ async def test_a_service_that_has_not_read_its_registers_is_not_ready(start: Sta
     watcher = await watcher_of(await start(WRONG="blind"))
     seen = await watcher.sees(lambda seen: bool(seen["bus"] and seen["hosts"]))
     (host,) = seen["hosts"]
-    seen = await watcher.sees(lambda seen: seen["reasons"] == [f"{host}: its registers have not been read yet"])
+    seen = await watcher.sees_why_not(f"{host}: its registers have not been read yet")
     assert seen["hosts"][host]["role"] == "owner"
 
 
 async def test_a_service_that_has_lost_its_bus_is_not_ready_until_it_is_back(
     start: Start, own_nats_server: NatsServer
 ) -> None:
-    service = await start(HOLDFAST_NATS_URL=own_nats_server.url, HOLDFAST_OWNER_S="20")
+    service = await start(HOLDFAST_NATS_URL=own_nats_server.url, HOLDFAST_OWNER_S=FOR_LONG_S)
     watcher = await watcher_of(service)
     await watcher.sees(is_ready)
     own_nats_server.kill()
-    assert (await watcher.sees(is_not))["reasons"] == ["the bus is not connected"]
+    await watcher.sees_why_not("the bus is not connected")
     assert (await watcher.get("/healthz"))[0] == 200
     own_nats_server.start()
     await watcher.sees(is_ready)
@@ -141,22 +144,35 @@ async def test_a_service_that_is_told_to_stop_is_not_ready_any_more(start: Start
     watcher = await watcher_of(service)
     await watcher.sees(is_ready)
     service.process.terminate()
-    assert (await watcher.sees(is_not))["reasons"] == ["the service is stopping"]
+    await watcher.sees_why_not("the service is stopping")
     assert await service.ended() == 0
 
 
-async def test_every_service_of_a_fleet_is_ready_once_its_log_says_so(fleet: StartFleet) -> None:
-    urls: dict[str, str] = {}
+@pytest.fixture(scope="module")
+def urls() -> dict[str, str]:
+    """Where each service of the fleet serves its health, as its log says."""
+    return {}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def bench(tmp_path_factory: pytest.TempPathFactory, urls: dict[str, str]) -> AsyncIterator[Bench]:
+    """One for all tests here, which start again whoever they kill."""
 
     def hear(name: str, line: str) -> None:
         if '"health served"' in line:
             urls[name] = json.loads(line)["url"]
 
-    bench: Bench = await fleet((TOPOLOGIES / "bench.toml").read_text(), on_line=hear)
+    text = (TOPOLOGIES / "bench.toml").read_text()
+    quick = {"HOLDFAST_RECONCILE_S": "2", "HOLDFAST_REMOVAL_GRACE_S": "1"}
+    async with start_fleet(text, tmp_path_factory.mktemp("health"), on_line=hear, environment=quick) as running:
+        yield running
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_every_service_of_a_fleet_is_ready_once_its_log_says_so(bench: Bench, urls: dict[str, str]) -> None:
     assert len(urls) == 6
     for url in urls.values():
-        status, seen = await Watcher(url).readiness()
-        assert (status, seen["reasons"]) == (200, [])
+        await Watcher(url).sees(is_ready)  # a fabric that is slow to answer makes who asks it unready for a moment
         assert (await Watcher(url).get("/metrics"))[0] == 200
     bench.kill("machine")
     await bench.fleet.ended("machine")
@@ -164,37 +180,32 @@ async def test_every_service_of_a_fleet_is_ready_once_its_log_says_so(fleet: Sta
     del urls["fabric"]
     await bench.fleet.spawn("fabric")
 
-    async def blind() -> bool | None:
-        if "fabric" not in urls:
-            return None
-        _, seen = await Watcher(urls["fabric"]).readiness()
-        return seen["reasons"] == ["lab: no hardware has answered yet"] or None
+    async def listening() -> bool | None:
+        return "fabric" in urls or None
 
-    await bench.eventually(blind, "a fabric without hardware is not ready", PATIENCE_S)
+    await bench.eventually(listening, "the fabric serves its health", PATIENCE_S)
+    await Watcher(urls["fabric"]).sees_why_not("lab: no hardware has answered yet")
     await bench.restart("machine")
     await Watcher(urls["fabric"]).sees(is_ready)
 
 
-async def test_who_cannot_reach_the_registers_any_more_is_not_ready_until_he_can(fleet: StartFleet) -> None:
-    urls: dict[str, str] = {}
-
-    def hear(name: str, line: str) -> None:
-        if '"health served"' in line:
-            urls[name] = json.loads(line)["url"]
-
-    quick = {"HOLDFAST_RECONCILE_S": "2", "HOLDFAST_REMOVAL_GRACE_S": "1"}
-    bench: Bench = await fleet((TOPOLOGIES / "bench.toml").read_text(), on_line=hear, environment=quick)
+@pytest.mark.asyncio(loop_scope="module")
+async def test_who_cannot_reach_the_registers_any_more_is_not_ready_until_he_can(
+    bench: Bench, urls: dict[str, str]
+) -> None:
     watchers = {name: Watcher(url) for name, url in urls.items()}
+    for watcher in watchers.values():
+        await watcher.sees(is_ready)
     bench.kill("machine")
     await bench.fleet.ended("machine")
-    assert (await watchers["fabric"].sees(is_not))["reasons"] == ["lab: the hardware does not answer"]
+    await watchers["fabric"].sees_why_not("lab: the hardware does not answer")
     await bench.restart("machine")
     await watchers["fabric"].sees(is_ready)
     reasons = dict.fromkeys(("hotplug", "aer", "dpc"), "lab: the fabric does not answer")
     reasons["coordinator"] = "lab: its leases and journals cannot be read"
     bench.kill("fabric", signal.SIGSTOP)
     for name, reason in reasons.items():
-        assert (await watchers[name].sees(is_not))["reasons"] == [reason]
+        await watchers[name].sees_why_not(reason)
     bench.kill("fabric", signal.SIGCONT)
     for name in reasons:
         await watchers[name].sees(is_ready)
@@ -278,9 +289,9 @@ async def test_all_that_is_wrong_with_the_settings_is_said_at_once() -> None:
 
 
 async def test_the_level_is_changed_while_the_services_run_in_owner_and_standby(start: Start) -> None:
-    services = [await start("aer-1")]
+    services = [await start("aer-1", HOLDFAST_OWNER_S=FOR_LONG_S)]
     await services[0].said("ready")
-    services.append(await start("aer-2"))
+    services.append(await start("aer-2", HOLDFAST_OWNER_S=FOR_LONG_S))
     await services[1].said("standby")
     cli = of(services[0])
     changed = [json.loads(line) for line in (await told(cli, "log-level", "aer", "debug", "--json")).splitlines()]

@@ -15,11 +15,12 @@ import pytest
 from services.console._exit import ExitCode
 from shared.pcie import Address
 from shared.pcie.registers import LINK_STATUS, SLOT_MASKED, LinkStatus
+from shared.protocol.fabric import Rank
 from shared.protocol.facts import What
 from tests.integration.campaign import some_of
 from tests.integration.cli import Cli, ended, exists
 from tests.integration.fleet import Bench
-from tests.integration.promises import keeps, opened, promises, quiet
+from tests.integration.promises import keeps, promises, quiet, the_opened
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -27,6 +28,7 @@ PORT = "0000:00:0d.0"
 DRIVE = "0000:0d:00.0"
 HOLDFAST = f"{sys.executable} -m services.console"
 COMMAND_S = 60.0
+FOR_LONG = "sleep 1000"  # what is ended by something else
 
 
 async def masked(bench: Bench) -> bool:
@@ -50,14 +52,19 @@ async def holding(bench: Bench, script: str, started: Path) -> asyncio.subproces
     return process
 
 
+async def gone(pid: int) -> bool | None:
+    """Look whether a process is gone; for `Bench.eventually`, as nobody waits for the child of one that was killed."""
+    return not psutil.pid_exists(pid) or None
+
+
 async def test_p3_a_link_flap_under_a_hold_keeps_the_device_and_the_commands_code_comes_through(bench: Bench) -> None:
     since = bench.mark()
     async with keeps(bench, PORT, resets=False):
         flap = f"{HOLDFAST} inject link_flap {PORT} --for 0.3 && sleep 0.6; exit 5"
         assert (await Cli(bench).run("hold", PORT, "--", "sh", "-c", flap))[0] == 5
-    (lease,) = opened(bench, since, PORT)
+    lease = await the_opened(bench, since, PORT)
     assert (lease.data["rank"], lease.data["reach"]) == ("external", "reset")
-    drained = await bench.wait_fact(What.LEASE_UNMASKED, PORT, since=since)
+    drained = await bench.wait_fact(What.LEASE_UNMASKED, PORT, since=since, lease=lease.lease)
     assert drained.data["cleared"], "the flap latched nothing: it was no test"
 
 
@@ -80,15 +87,15 @@ async def test_p2_a_command_that_is_killed_in_the_middle_of_a_flap_is_closed_and
     started = tmp_path / "started"
     since = bench.mark()
     async with keeps(bench, PORT, resets=False):
-        script = f"{HOLDFAST} inject link_flap {PORT} --for 0.5; touch {tmp_path}/down; sleep 30"
+        script = f"{HOLDFAST} inject link_flap {PORT} --for 0.5; touch {tmp_path}/down; {FOR_LONG}"
         process = await holding(bench, script, started)
         await bench.eventually(lambda: exists(tmp_path / "down"), "the link is down")
         os.kill(int(started.read_text()), signal.SIGKILL)
         code, _, err = await ended(process)
         assert code == 128 + signal.SIGKILL, err
-    (lease,) = opened(bench, since, PORT)
-    closed = await bench.wait_fact(What.LEASE_CLOSED, PORT, since=bench.facts().index(lease))
-    assert (closed.lease, closed.data["outcomes"][DRIVE]) == (lease.lease, ["recovered"])
+    lease = await the_opened(bench, since, PORT)
+    closed = await bench.wait_fact(What.LEASE_CLOSED, PORT, since=since, lease=lease.lease)
+    assert closed.data["outcomes"][DRIVE] == ["recovered"]
 
 
 async def test_p2_a_hold_that_is_killed_itself_takes_its_command_with_it_and_is_closed_and_verified(
@@ -97,18 +104,18 @@ async def test_p2_a_hold_that_is_killed_itself_takes_its_command_with_it_and_is_
     started = tmp_path / "started"
     since = bench.mark()
     async with keeps(bench, PORT, resets=False):
-        process = await holding(bench, "sleep 30", started)
+        process = await holding(bench, FOR_LONG, started)
         process.kill()
         await asyncio.wait_for(process.communicate(), COMMAND_S)
-        (lease,) = opened(bench, since, PORT)
-        await bench.wait_fact(What.LEASE_CLOSED, PORT, since=bench.facts().index(lease), timeout_s=20)
-        assert not psutil.pid_exists(int(started.read_text()))
+        lease = await the_opened(bench, since, PORT)
+        await bench.wait_fact(What.LEASE_CLOSED, PORT, since=since, lease=lease.lease)
+        await bench.eventually(lambda: gone(int(started.read_text())), "the command has ended")
 
 
 async def test_a_terminated_hold_ends_its_command_and_releases(bench: Bench, tmp_path: Path) -> None:
     started = tmp_path / "started"
     async with keeps(bench, PORT, resets=False):
-        process = await holding(bench, "sleep 30", started)
+        process = await holding(bench, FOR_LONG, started)
         process.terminate()
         assert (await ended(process))[0] == 128 + signal.SIGTERM
         assert not psutil.pid_exists(int(started.read_text()))
@@ -117,7 +124,7 @@ async def test_a_terminated_hold_ends_its_command_and_releases(bench: Bench, tmp
 async def test_p7_a_hold_that_a_recovery_absorbs_kills_its_command(bench: Bench, tmp_path: Path) -> None:
     started, survived = tmp_path / "started", tmp_path / "survived"
     async with keeps(bench, PORT, resets=True):
-        process = await holding(bench, f"sleep 30; touch {survived}", started)
+        process = await holding(bench, f"{FOR_LONG}; touch {survived}", started)
         await bench.inject("dpc", PORT, reason="uncorrectable")
         code, _, err = await ended(process)
         assert code == ExitCode.HELD, err
@@ -134,8 +141,8 @@ async def test_p1_what_a_command_left_disabled_is_rolled_forward_before_the_mask
 
 async def test_a_second_hold_is_refused_and_names_the_first(bench: Bench, tmp_path: Path) -> None:
     async with keeps(bench, PORT, resets=False):
-        process = await holding(bench, "sleep 30", tmp_path / "started")
-        (lease,) = (await bench.leases()).leases
+        process = await holding(bench, FOR_LONG, tmp_path / "started")
+        (lease,) = [one for one in (await bench.leases()).leases if one.rank is Rank.EXTERNAL]
         ran = tmp_path / "ran"
         code, _, err = await Cli(bench).run("hold", DRIVE, "--", "touch", str(ran))
         assert code == ExitCode.HELD
@@ -153,7 +160,9 @@ async def test_p1_a_reset_by_flr_masks_nothing_and_one_by_bus_reset_does(
     async with keeps(bench, PORT, resets=masks):
         code, out, err = await Cli(bench).run("reset", DRIVE, "--method", method, "--json")
         assert code == ExitCode.OK, err
-        assert json.loads(out)["verdicts"][DRIVE] == "kept"
+        outcome = json.loads(out)
+        assert outcome["verdicts"][DRIVE] == "kept"
+    await bench.wait_fact(What.RECOVERY_CLOSED, since=since, lease=outcome["lease"])
     assert bool(bench.facts(What.LEASE_MASKED, PORT, since)) is masks
     told = [
         fact.data["step"] for fact in bench.facts(What.RECOVERY_VOTE, since=since) if fact.data["function"] == DRIVE
@@ -170,8 +179,9 @@ async def test_p6_a_reset_from_inside_a_hold_runs_inside_its_lease(bench: Bench,
         assert code == ExitCode.OK, err
     inner = json.loads(out.splitlines()[0])
     assert inner["verdicts"][DRIVE] == "kept"
-    (lease,) = opened(bench, since, PORT)
+    lease = await the_opened(bench, since, PORT)
     assert lease.data["rank"] == "external"
+    await bench.wait_fact(What.LEASE_CLOSED, PORT, since=since, lease=lease.lease)
     facts = bench.facts(What.LEASE_EXECUTED, PORT, since)
     wrote = [fact for fact in facts if fact.data["operations"] and fact.cause != "slot"]
     assert wrote

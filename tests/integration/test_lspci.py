@@ -183,6 +183,12 @@ async def test_p9_while_a_port_is_contained_lspci_reads_it_and_is_given_nothing_
         since = bench.mark()
         await bench.inject("dpc", CONTAINED, reason="uncorrectable")
         started = await bench.wait_fact(What.RECOVERY_STARTED, CONTAINED, since=since)
+
+        async def stands_still() -> bool | None:
+            steps = bench.facts(What.RECOVERY_STEP, CONTAINED, since)
+            return any(fact.data["step"] == "error_detected" for fact in steps) or None
+
+        await bench.eventually(stands_still, "the driver is called")
         printed = await dumped(bench)
         shown = await agrees(bench, port, printed[CONTAINED])
         assert (shown["DpcSta"]["Trigger"], shown["SltCtl"]["PresDet"], shown["SltCtl"]["LinkChg"]) == (1, 0, 0)

@@ -20,7 +20,7 @@ from shared.runtime import (
 from tests.conftest import NatsServer
 
 PORT = Address.parse("0000:3b:00.0")
-PATIENCE_S = 40.0  # for what happens sooner or later
+PATIENCE_S = 60.0  # for what happens sooner or later
 
 
 @asynccontextmanager

@@ -21,6 +21,18 @@ from tests.conftest import NatsServer
 from tests.integration.bus.bench import PATIENCE_S, PORT, bus_to, eventually, stalling_proxy, until
 
 
+async def refused(settings: Settings, why: str, *, creates: bool = True) -> None:
+    """Connect with more and more patience until the bus has had the time to say why it cannot be used."""
+    said = ""
+    for patience_s in (1.0, 5.0, PATIENCE_S):
+        with pytest.raises(BusUnreachable) as caught:
+            await connect(settings, "test", timeout_s=patience_s, creates=creates)
+        said = str(caught.value)
+        if why in said:
+            return
+    pytest.fail(said)
+
+
 async def test_a_bus_that_is_not_there_is_named_with_what_to_do() -> None:
     settings = Settings(nats_url="nats://user:secret@127.0.0.1:9", instance="console-1")
     with pytest.raises(BusUnreachable) as caught:
@@ -65,14 +77,12 @@ async def test_replicas_that_a_single_server_cannot_keep_are_refused_with_what_t
     own_nats_server: NatsServer,
 ) -> None:
     settings = Settings(nats_url=own_nats_server.url, instance="s-1", replicas=3)
-    with pytest.raises(BusUnreachable, match="HOLDFAST_REPLICAS=1"):
-        await connect(settings, "test", timeout_s=3.0)
+    await refused(settings, "HOLDFAST_REPLICAS=1")
 
 
 async def test_a_command_makes_no_streams_and_says_that_they_are_missing(own_nats_server: NatsServer) -> None:
     settings = Settings(nats_url=own_nats_server.url, instance="console-1")
-    with pytest.raises(BusUnreachable, match="no service of Holdfast has met this bus yet"):
-        await connect(settings, "console", timeout_s=3.0, creates=False)
+    await refused(settings, "no service of Holdfast has met this bus yet", creates=False)
     client = await nats.connect(own_nats_server.url)
     assert not await client.jetstream().streams_info()
     await client.close()
@@ -107,7 +117,7 @@ async def test_a_connection_stuck_with_unsent_bytes_is_given_up_for_a_new_one(
             while True:
                 await bus.publish(f"pcie.{host}.x.irq.flood", flood)
                 await asyncio.sleep(0)  # let it go down to the socket
-        await until(lambda: bus.statistics().reconnects == 1)
+        await until(lambda: bus.statistics().reconnects >= 1)
         await eventually(lambda: bus.publish(f"pcie.{host}.x.irq.after", Interrupt(port=PORT)))
         await until(lambda: bool(heard))
         assert heard[0].subject.endswith("after")

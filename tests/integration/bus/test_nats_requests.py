@@ -105,7 +105,7 @@ async def test_no_answer_in_time_means_unknown(bus: NatsBus, host: str) -> None:
     with pytest.raises(Unanswered) as caught:
         await bus.request(f"pcie.{host}.fabric.read", fabric.Read(operations=()), Refused, timeout_s=0.2)
     assert not isinstance(caught.value, NobodyListens)
-    assert len(heard) == 1
+    await until(lambda: bool(heard))
 
 
 async def test_a_handler_that_crashes_leaves_the_outcome_unknown_and_the_service_alive(bus: NatsBus, host: str) -> None:
@@ -174,7 +174,7 @@ async def test_subscriptions_survive_a_restart_of_the_server(own_nats_server: Na
         await bus.subscribe("pcie.lab.*.irq.aer", Interrupt, heard.append)
         own_nats_server.kill()
         own_nats_server.start()
-        await until(lambda: bus.statistics().reconnects == 1)
+        await until(lambda: bus.statistics().reconnects >= 1)
         await eventually(lambda: bus.publish("pcie.lab.x.irq.aer", Interrupt(port=PORT)))
         await until(lambda: bool(heard))
 

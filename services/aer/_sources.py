@@ -190,13 +190,13 @@ def is_nobodys(seen: Signs) -> bool:
 
 def covering(topology: Topology, port: Address, leases: Iterable[Lease]) -> Lease | None:
     """Return the lease that masks the port: its own, or one above. A slot operation masks nothing."""
-    above = {port, *(bridge.address for bridge in topology.ancestors(port))}
+    above = topology.path(port)
     return next((lease for lease in leases if lease.port in above and lease.reach is not Reach.NOTHING), None)
 
 
 def signs(topology: Topology, survey: Survey, case: Case, listed: LeaseList) -> Signs:
     """Gather the signs of a case."""
-    above = (case.port, *(bridge.address for bridge in topology.ancestors(case.port)))
+    above = topology.path(case.port)
     states = [survey.ports[address] for address in above if address in survey.ports]
     bits = [source.bits for source in case.sources]
     own = survey.ports.get(case.port)

@@ -117,7 +117,7 @@ def _quarantines(listed: LeaseList) -> list[Check]:
         Check(
             f"quarantine of {one.port}",
             Grade.BAD,
-            f"held down for {one.age_s:.0f} s: {one.why}; `holdfast quarantine release {one.port}` brings it back",
+            f"held down for {one.age_s:.0f} s: {one.why}; `{one.release}` brings it back",
             ExitCode.FAILED,
         )
         for one in listed.quarantines

@@ -131,6 +131,6 @@ async def _release(session: Session, name: str, *, as_json: bool) -> ExitCode:
 def quarantined(listed: tuple[Quarantine, ...], address: Address, topology: Topology) -> Address | None:
     """Return the port in quarantine that `address` is, or is behind of; None where it is in none."""
     ports = {one.port for one in listed}
-    chain = (address, *(bridge.address for bridge in topology.ancestors(address)))
+    chain = topology.path(address)
     recorded = {saved.address: one.port for one in listed for saved in one.functions}
     return next((port for port in chain if port in ports), recorded.get(address))

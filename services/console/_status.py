@@ -12,7 +12,7 @@ from rich.tree import Tree
 from shared.pcie import Address, Function, Topology
 from shared.pcie.registers import SLOT_CONTROL, DeviceType, SlotControl
 from shared.protocol import subjects
-from shared.protocol.fabric import Lease, LeaseList, Quarantine
+from shared.protocol.fabric import Lease, LeaseList, Quarantine, quarantine_over
 from shared.protocol.records import Device
 from shared.protocol.requests import SlotReply, SlotReport, SlotRequest
 
@@ -103,15 +103,13 @@ def masked(function: Function, slot_control: int | None) -> bool | None:
 
 
 def quarantine_of(address: Address, topology: Topology, quarantines: tuple[Quarantine, ...]) -> Quarantine | None:
-    """Return the quarantine of a port, or of the nearest port above it."""
-    chain = (address, *(function.address for function in topology.ancestors(address)))
-    by_port = {one.port: one for one in quarantines}
-    return next((by_port[port] for port in chain if port in by_port), None)
+    """Return the quarantine that a port is in: its own, or one above it."""
+    return quarantine_over(topology.path(address), quarantines)
 
 
 def covering(address: Address, topology: Topology, leases: tuple[Lease, ...]) -> Lease | None:
     """Return the lease on `address` or on the nearest port above it."""
-    chain = (address, *(function.address for function in topology.ancestors(address)))
+    chain = topology.path(address)
     by_port = {lease.port: lease for lease in leases}
     return next((by_port[port] for port in chain if port in by_port), None)
 

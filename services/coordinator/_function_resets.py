@@ -16,7 +16,7 @@ from shared.pcie.registers import (
     DeviceControl,
 )
 from shared.protocol.requests import ResetMethod
-from shared.recovery import Do, Logic, Pause, modify, values
+from shared.recovery import Do, Logic, Pause, ask, modify
 from shared.recovery import read as reading
 
 IN_FUNCTION: Final = frozenset({ResetMethod.FLR, ResetMethod.AF_FLR, ResetMethod.PM})  # they take no link down (P1)
@@ -37,7 +37,7 @@ def abilities(function: Function) -> Logic[frozenset[ResetMethod]]:
         )
         if base
     ]
-    held = values((yield Do(tuple(operation for _, operation in asked)))) if asked else ()
+    held = yield from ask(operation for _, operation in asked)
     for (method, _), value in zip(asked, held, strict=True):
         if answered(value) and _can(method, value):
             able.add(method)

@@ -31,13 +31,13 @@ from shared.recovery import (
     Pause,
     PortView,
     Verified,
+    ask,
     look_at,
     modify,
     port_reads,
     port_view,
     read,
     release,
-    values,
 )
 
 LOOK_S: Final = 0.25  # between two looks whether a card that is to be tried again is still there
@@ -50,7 +50,7 @@ def wait_for_retry(ports: tuple[Function, ...], seconds: float) -> Logic[None]:
     now: float = yield Pause(0.0)
     until = now + seconds
     while now < until:
-        held = values((yield Do(tuple(chain.from_iterable(asked)))))
+        held = yield from ask(chain.from_iterable(asked))
         views = []
         for port, reads in zip(ports, asked, strict=True):
             views.append(port_view(port, held[: len(reads)]))
@@ -86,14 +86,10 @@ def hold_down(port: Function, *, firmware_first: bool = False, firmware_owned: b
 def _contain(port: Function, view: PortView) -> Logic[PortView]:
     """Trigger containment by software, where the port can and its trigger is enabled (§6.2.11.3); look again."""
     at = port.capabilities.dpc
-    capabilities, control = values(
+    capabilities, control = yield from ask(
         (
-            yield Do(
-                (
-                    read(port.address, at + DPC_CAPABILITIES.offset, DPC_CAPABILITIES.width),
-                    read(port.address, at + DPC_CONTROL.offset, DPC_CONTROL.width),
-                )
-            )
+            read(port.address, at + DPC_CAPABILITIES.offset, DPC_CAPABILITIES.width),
+            read(port.address, at + DPC_CONTROL.offset, DPC_CONTROL.width),
         )
     )
     able = answered(capabilities) and bool(capabilities & DpcCapabilities.SOFTWARE_TRIGGERING)

@@ -7,7 +7,7 @@ import msgspec
 from shared.pcie import Address, answered
 from shared.pcie.registers import RRS_VENDOR_ID, VENDOR_ID
 from shared.protocol import Message, Reason, Refused
-from shared.protocol.fabric import Rank, Verb
+from shared.protocol.fabric import Rank, Verb, quarantine_over
 from shared.protocol.facts import What
 from shared.protocol.requests import Accepted, Cause, Reset, ResetMethod
 from shared.recovery import Do, port_reads, port_view, read
@@ -101,12 +101,11 @@ async def _absent(port: Port, function: Address) -> bool:
 
 async def _quarantined(port: Port) -> Refused | None:
     """Return the refusal that a lease would meet, without asking for one."""
-    above = {port.address, *(bridge.address for bridge in port.works.topology.ancestors(port.address))}
-    for one in (await port.works.fabric.leases()).quarantines:
-        if one.port in above:
-            message = f"{one.port} is in quarantine ({one.why}): holdfast quarantine release {one.port}"
-            return Refused(reason=Reason.QUARANTINED, message=message)
-    return None
+    listed = (await port.works.fabric.leases()).quarantines
+    found = quarantine_over(port.works.topology.path(port.address), listed)
+    if found is None:
+        return None
+    return Refused(reason=Reason.QUARANTINED, message=f"{found.port} is in quarantine ({found.why}): {found.release}")
 
 
 def _details(asked: Reset, chosen: Chosen) -> dict[str, str]:

@@ -171,7 +171,7 @@ def progress(lease: str | None, listed: LeaseList) -> Progress:
 
 def quarantined(topology: Topology, port: Address, listed: LeaseList) -> bool:
     """Tell whether the port, or one above it, is in quarantine."""
-    above = {port, *(bridge.address for bridge in topology.ancestors(port))}
+    above = topology.path(port)
     return any(quarantine.port in above for quarantine in listed.quarantines)
 
 

@@ -22,6 +22,7 @@ from shared.protocol.fabric import (
     RetiredLease,
     Role,
     SavedSlot,
+    quarantine_over,
 )
 from shared.protocol.facts import What
 
@@ -103,7 +104,7 @@ class Book(msgspec.Struct, frozen=True):
     def covering(self, function: Address) -> tuple[Lease, ...]:
         """Return the open leases that cover `function`: on its port or on an ancestor; highest rank, nearest first."""
         topology = self.topology
-        above = [function, *(bridge.address for bridge in topology.ancestors(function))]
+        above = topology.path(function)
         found = [holding.lease for holding in self.leases if holding.lease.port in above]
         return tuple(sorted(found, key=lambda lease: (-lease.rank, above.index(lease.port))))
 
@@ -114,9 +115,7 @@ class Book(msgspec.Struct, frozen=True):
 
     def quarantine_over(self, function: Address) -> Quarantine | None:
         """Return the highest quarantine that covers `function`: of the port itself, or of one above it."""
-        records = {one.port: one for one in self.quarantines}
-        above = (function, *(bridge.address for bridge in self.topology.ancestors(function)))
-        return next((records[address] for address in reversed(above) if address in records), None)
+        return quarantine_over(self.topology.path(function), self.quarantines)
 
     def snapshot(self, function: Address) -> Known | None:
         """Return what is known of a function."""

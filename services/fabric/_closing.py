@@ -13,7 +13,7 @@ from shared.pcie import registers as reg
 from shared.protocol import Reason, Refused, to_builtins
 from shared.protocol.fabric import Close, Closed, CloseReply, FunctionOutcome, Lease, Rank, Result, Role
 from shared.protocol.facts import What
-from shared.recovery import Do, LeaseClosed, close_lease, links_now, look_at, read, values
+from shared.recovery import LeaseClosed, ask, close_lease, links_now, look_at, read
 
 from . import _debts as debts
 from ._book import Answered, Book, Closing, Decided, Holding, Retired
@@ -66,7 +66,7 @@ def _may_close(holding: Holding, asked: Close, topology: Topology) -> Command[Re
 def _hardware_answers(lease: Lease, topology: Topology) -> Command[bool]:
     """Tell whether there is a host at all: what is on a root bus always answers."""
     root = topology.root_port(lease.port) or topology.get(lease.port)
-    (vendor,) = values((yield Do((read(root.address, reg.VENDOR_ID.offset, reg.VENDOR_ID.width),))))
+    (vendor,) = yield from ask((read(root.address, reg.VENDOR_ID.offset, reg.VENDOR_ID.width),))
     return answered(vendor)
 
 

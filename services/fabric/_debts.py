@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from shared.pcie import Address, Topology, answered
 from shared.pcie import registers as reg
 from shared.protocol.fabric import Debts, Lease, Operation
-from shared.recovery import Do, read, values
+from shared.recovery import ask, read
 
 from ._effects import Command
 from ._layout import written
@@ -77,7 +77,7 @@ _TRIGGER = int(reg.DpcStatus.TRIGGER)
 
 
 def _is_set(address: Address, register: reg.Register, base: int, bit: int) -> Command[bool]:
-    (value,) = values((yield Do((read(address, base + register.offset, register.width),))))
+    (value,) = yield from ask((read(address, base + register.offset, register.width),))
     return answered(value) and bool(value & bit)
 
 

@@ -30,7 +30,7 @@ from shared.protocol.fabric import (
     Verb,
 )
 from shared.protocol.facts import What
-from shared.recovery import Do, port_reads, port_view, values
+from shared.recovery import ask, look_at
 
 from . import _debts as debts
 from ._book import Book, Did, Enumerated, Holding, Meant, Saved
@@ -70,7 +70,7 @@ def execute(book: Book, asked: Execute, role: Role) -> Command[ExecuteReply]:
             return reached
         masked = reached
     if all(operation.verb is Verb.READ for operation in asked.operations):
-        got = _plain(values((yield Do(asked.operations))))
+        got = _plain((yield from ask(asked.operations)))
         yield Persist(_did(lease, asked, got, lease.debts), sync=False)
         return Executed(values=got, lease=lease.ref)
     return (yield from _write(lease, asked, book.topology, masked))
@@ -97,7 +97,7 @@ def _unmet(conditions: tuple[Condition, ...], topology: Topology) -> Command[str
         port = topology.find(condition.port)
         if port is None or not port.is_port:
             return f"{condition.port} is not a port"
-        view = port_view(port, values((yield Do(port_reads(port)))))
+        view = yield from look_at(port)
         if view is None:
             return f"{condition.port} does not answer"
         for name, wanted, held_now in (
@@ -148,7 +148,7 @@ def _write(
             count, book = yield from _enumerate(book, lease, operation.function)
             got.append(count)
             continue
-        (value,) = _plain(values((yield Do((operation,)))))
+        (value,) = _plain((yield from ask((operation,))))
         got.append(value)
         if operation.verb in WRITES and value is not None:
             known = renewed.get(operation.function) or book.snapshot(operation.function)
@@ -222,7 +222,7 @@ def _believable(book: Book, bridge: Address) -> Command[bool]:
         return False
     way = [topology.get(bridge), *topology.ancestors(bridge)]
     for port in (one for one in way if one.is_port):
-        view = port_view(port, values((yield Do(port_reads(port)))))
+        view = yield from look_at(port)
         if view is None or view.contained or view.in_reset:
             return False
     return True
@@ -263,7 +263,7 @@ def acknowledge(book: Book, asked: Acknowledge) -> Command[AcknowledgeReply]:
         may = _acknowledgeable(function, uncorrectable=stale or bool(book.covering(operation.function)))
         if not any(_is_within(operation, register, base) for register, base in may):
             return refuse(Reason.POLICY, f"{operation.function} at {operation.offset:#x} is not for aer to clear (now)")
-    got = _plain(values((yield Do(asked.operations))))
+    got = _plain((yield from ask(asked.operations)))
     for operation, value in zip(asked.operations, got, strict=True):
         port = topology.lease_port(operation.function) or topology.get(operation.function)
         covering = next(iter(book.covering(operation.function)), None)

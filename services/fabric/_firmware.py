@@ -23,7 +23,7 @@ from shared.pcie import Address, Function, Topology, answered
 from shared.pcie import registers as reg
 from shared.protocol import Reason, Refused
 from shared.protocol.fabric import FunctionOutcome, Lease, Open, Operation, Rank, Reach, Result
-from shared.recovery import Do, is_firmwares, look_at, read, values
+from shared.recovery import ask, is_firmwares, look_at, read
 
 from ._book import Answer, Book
 from ._effects import Command
@@ -37,7 +37,7 @@ def handed_over(topology: Topology, edr: tuple[Address, ...], function: Address)
     """Tell whether AER and DPC registers of `function` are ours: no firmware keeps them, or an open event covers it."""
     if not topology.firmware_first:
         return True
-    return any(bridge in edr for bridge in (function, *(one.address for one in topology.ancestors(function))))
+    return any(one in edr for one in topology.path(function))
 
 
 def is_theirs(operation: Operation, topology: Topology, edr: tuple[Address, ...]) -> bool:
@@ -72,14 +72,10 @@ def _reports_surprise_down(port: Function) -> Command[bool]:
     caps = port.capabilities
     if not caps.aer:
         return False
-    able, masked = values(
+    able, masked = yield from ask(
         (
-            yield Do(
-                (
-                    read(port.address, caps.express + reg.LINK_CAPABILITIES.offset, reg.LINK_CAPABILITIES.width),
-                    read(port.address, caps.aer + reg.UNCORRECTABLE_MASK.offset, reg.UNCORRECTABLE_MASK.width),
-                )
-            )
+            read(port.address, caps.express + reg.LINK_CAPABILITIES.offset, reg.LINK_CAPABILITIES.width),
+            read(port.address, caps.aer + reg.UNCORRECTABLE_MASK.offset, reg.UNCORRECTABLE_MASK.width),
         )
     )
     if not answered(able) or not answered(masked):
@@ -111,7 +107,7 @@ def is_nobodys(book: Book, port: Address, left_down: tuple[Address, ...] = ()) -
     """Tell whether no lease will deal with an event of `port`: it is not known, or in quarantine, as is `left_down`."""
     if book.topology.find(port) is None:
         return True
-    above = {port, *(bridge.address for bridge in book.topology.ancestors(port))}
+    above = set(book.topology.path(port))
     return not above.isdisjoint((*left_down, *(one.port for one in book.quarantines)))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from shared.pcie import Address, Function, Topology, answered
 from shared.pcie import registers as reg
 from shared.protocol.fabric import Operation, SavedSlot
-from shared.recovery import Do, modify, read, values
+from shared.recovery import Do, ask, modify, read
 
 from ._book import Book
 from ._effects import Command
@@ -38,7 +38,7 @@ def enables(slot: Function) -> Command[tuple[int | None, int | None]]:
     operations: tuple[Operation, ...] = (read(slot.address, _slot_control(slot), reg.SLOT_CONTROL.width),)
     if slot.capabilities.aer:
         operations += (read(slot.address, _error_mask(slot), reg.UNCORRECTABLE_MASK.width),)
-    got = [value if answered(value) else None for value in values((yield Do(operations)))]
+    got = [value if answered(value) else None for value in (yield from ask(operations))]
     return got[0], got[1] if len(got) > 1 else None
 
 

@@ -30,7 +30,7 @@ from shared.protocol.fabric import (
     SavedSlot,
 )
 from shared.protocol.facts import What
-from shared.recovery import Do, found_reporting, hush, link_read, quiet_registers, read, saved_link, values
+from shared.recovery import Do, ask, found_reporting, hush, link_read, quiet_registers, read, saved_link
 
 from . import _debts as debts
 from ._admission import Admission, admit
@@ -225,7 +225,7 @@ def _errors(function: Function) -> Command[tuple[int | None, int | None]]:
         return None, None
     statuses = (reg.UNCORRECTABLE_STATUS, reg.CORRECTABLE_STATUS)
     operations = tuple(read(function.address, aer + one.offset, one.width) for one in statuses)
-    uncorrectable, correctable = values((yield Do(operations)))
+    uncorrectable, correctable = yield from ask(operations)
     return (
         uncorrectable if answered(uncorrectable) else None,
         correctable if answered(correctable) else None,
@@ -237,7 +237,7 @@ def _links(
 ) -> Command[tuple[SavedLink, ...]]:
     """Return what the links of the domain had negotiated: inherited, or as they are, or as they were last seen up."""
     ports = tuple(function for function in domain if function.is_port)
-    held = values((yield Do(tuple(link_read(port) for port in ports)))) if ports else ()
+    held = yield from ask(link_read(port) for port in ports)
     found = []
     for port, status in zip(ports, held, strict=True):
         now = saved_link(port, status) if answered(status) else None
@@ -257,7 +257,7 @@ def _quiet(
     function, known = book.topology.get(port), book.snapshot(port)
     assert known is not None, "the topology is made of snapshots"
     rows = quiet_registers(function)
-    held = values((yield Do(tuple(read(port, offset, row.width) for row, offset, _ in rows))))
+    held = yield from ask(read(port, offset, row.width) for row, offset, _ in rows)
     now = tuple(
         value if answered(value) else known.held(row, offset - row.offset) or 0
         for value, (row, offset, _) in zip(held, rows, strict=True)

@@ -46,7 +46,6 @@ from ._mask import enables
 _PDCE: Final = int(reg.SlotControl.PRESENCE_CHANGED_ENABLE)
 _MASKED: Final = int(reg.SLOT_MASKED)
 _SURPRISE_DOWN: Final = int(reg.Uncorrectable.SURPRISE_DOWN)
-HOW_TO_RELEASE: Final = "holdfast quarantine release {port}"
 
 
 def behind(topology: Topology, ports: Collection[Address]) -> frozenset[Address]:
@@ -78,7 +77,7 @@ def may_not_open(book: Book, asked: Open, role: Role, port: Address) -> Refused 
         return Refused(reason=Reason.POLICY, message=f"{asked.port} is not in quarantine")
     if record is None or (record.port == asked.port and (asked.lifts or asked.rank is Rank.SLOT_OPERATION)):
         return None
-    how = HOW_TO_RELEASE.format(port=record.port)
+    how = record.release
     return Refused(reason=Reason.QUARANTINED, message=f"{record.port} is in quarantine ({record.why}): {how}")
 
 

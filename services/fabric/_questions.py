@@ -19,7 +19,7 @@ from shared.protocol.fabric import (
     Values,
     Verb,
 )
-from shared.recovery import Do, values
+from shared.recovery import ask
 
 from ._book import Book
 from ._effects import Command
@@ -38,7 +38,7 @@ def read_registers(book: Book, asked: Read) -> Command[ReadReply]:
         wrong = malformed(operation)
         if wrong:
             return refuse(Reason.MALFORMED, wrong)
-    sent = values((yield Do(asked.operations)))
+    sent = yield from ask(asked.operations)
     covering = book.covering(asked.operations[0].function) if asked.operations else ()
     return Values(
         values=tuple(value if answered(value) else None for value in sent),
@@ -64,7 +64,7 @@ def list_leases(book: Book, asked: Leases, hearing: Hearing, now: float) -> Leas
 
 def _touches(book: Book, port: object, asked: Leases) -> bool:
     assert asked.port is not None
-    return port in {asked.port, *(bridge.address for bridge in book.topology.ancestors(asked.port))}
+    return port in book.topology.path(asked.port)
 
 
 def _timed(lease: Lease, hearing: Hearing, now: float) -> Lease:

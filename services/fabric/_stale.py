@@ -7,7 +7,7 @@ from typing import Final
 
 from shared.pcie import Address, Topology, answered
 from shared.pcie import registers as reg
-from shared.recovery import Do, read, values
+from shared.recovery import ask, read
 
 from ._effects import Command
 
@@ -37,5 +37,5 @@ def is_stale(functions: Iterable[Address], topology: Topology) -> Command[bool]:
             if port.capabilities.dpc:
                 at = port.capabilities.dpc + reg.DPC_STATUS.offset
                 watched[port.address, at, reg.DPC_STATUS.width] = _TRIGGER
-    got = values((yield Do(tuple(read(*place) for place in watched))))
+    got = yield from ask(read(*place) for place in watched)
     return all(answered(value) and not value & latch for value, latch in zip(got, watched.values(), strict=True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from shared.pcie import Address
-from shared.recovery import Do, port_reads, port_view, values
+from shared.recovery import look_at
 
 from ._book import Book
 from ._effects import Command
@@ -25,7 +25,7 @@ def held_back(book: Book) -> Command[frozenset[Address]]:
     for record in book.quarantines:
         found |= {record.port, *(function.address for function in topology.below(record.port))}
     for port in (function for function in topology if function.is_port):
-        view = port_view(port, values((yield Do(port_reads(port)))))
+        view = yield from look_at(port)
         if view is None or view.contained or view.disabled or view.in_reset:
             found |= {function.address for function in topology.below(port.address)}
     return frozenset(found)

@@ -12,7 +12,7 @@ from typing import Final
 from shared.pcie import Function, answered, timing
 from shared.pcie import registers as r
 from shared.protocol.fabric import Operation, Verb
-from shared.recovery import Do, Logic, Pause, read, values
+from shared.recovery import Logic, Pause, ask, read
 
 _POLL_FIRST: Final = timing.READY_POLL_FIRST
 _POLL_MAX: Final = timing.LINK_SETTLE  # the kernel polls the link every 1 ms and the vendor ID every 20 ms
@@ -50,7 +50,7 @@ def _link(port: Function, *, until: float) -> Logic[bool]:
     offset = port.capabilities.express + r.LINK_STATUS.offset
     pause = _POLL_FIRST
     while True:
-        (status,) = values((yield Do((read(port.address, offset, r.LINK_STATUS.width),))))
+        (status,) = yield from ask((read(port.address, offset, r.LINK_STATUS.width),))
         if answered(status) and status & r.LinkStatus.LINK_ACTIVE:
             return True
         now: float = yield Pause(pause, "link")
@@ -66,7 +66,7 @@ def _answers(port: Function, *, until: float) -> Logic[bool]:
     """
     pause = _POLL_FIRST
     while True:
-        (found,) = values((yield Do((enumerate_below(port),))))
+        (found,) = yield from ask((enumerate_below(port),))
         if answered(found) and found:
             return True
         now: float = yield Pause(pause, "vendor ID")

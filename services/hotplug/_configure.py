@@ -16,7 +16,7 @@ import msgspec
 from shared.pcie import Address, Function, Topology, answered
 from shared.pcie import registers as r
 from shared.protocol.fabric import Operation
-from shared.recovery import Do, Logic, modify, read, values, write
+from shared.recovery import Do, Logic, ask, modify, read, write
 
 WINDOW_ALIGNMENT: Final = 0x10_0000  # §7.5.1.3.8: windows of bridges count in megabytes
 _BAR_IO: Final = 0x1
@@ -152,7 +152,7 @@ def size_bars(functions: Iterable[Function]) -> Logic[dict[Address, tuple[Bar, .
         probes = [write(function.address, bar.offset, 4, _DWORD) for bar in registers]
         answers = [read(function.address, bar.offset, 4) for bar in registers]
         zeros = [write(function.address, bar.offset, 4, 0) for bar in registers]
-        answer = values((yield Do((off, *probes, *answers, *zeros))))
+        answer = yield from ask((off, *probes, *answers, *zeros))
         masks = answer[1 + len(probes) : 1 + len(probes) + len(answers)]
         found[function.address] = bars_of(tuple(mask if answered(mask) else _DWORD for mask in masks))
     return found

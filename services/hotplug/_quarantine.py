@@ -46,8 +46,7 @@ class Quarantined:
     async def look(self, found: Look, quarantine: Quarantine) -> bool:
         """Say what is ignored, and ask for the release if another card is seated. True: look again at once."""
         actor, reading = self._actor, found.reading
-        release = f"holdfast quarantine release {quarantine.port}"
-        message = f"{quarantine.port} is in quarantine ({quarantine.why}); `{release}` ends it"
+        message = f"{quarantine.port} is in quarantine ({quarantine.why}); `{quarantine.release}` ends it"
         await actor.asks.refuse(Reason.QUARANTINED, message)
         if self._told != (quarantine.lease, reading.latched):
             self._told = quarantine.lease, reading.latched

@@ -8,7 +8,17 @@ from typing import Final
 
 from shared.pcie import NO_ANSWER, Address, Function, Topology, Value
 from shared.protocol import decode, subjects
-from shared.protocol.fabric import Lease, LeaseList, Quarantine, Rank, Reach, Result, RetiredLease, Role
+from shared.protocol.fabric import (
+    Lease,
+    LeaseList,
+    Quarantine,
+    Rank,
+    Reach,
+    Result,
+    RetiredLease,
+    Role,
+    quarantine_over,
+)
 from shared.protocol.records import Device, Recovery, RecoveryState, Verdict
 from shared.recovery import Finding, command_read, find, identity_reads
 from shared.runtime import Bus, FabricClient
@@ -47,7 +57,7 @@ def behind(address: Address, bridge: Function) -> bool:
 def chain(address: Address, topology: Topology) -> tuple[Address, ...]:
     """Return the function and all bridges above it: where a lease must be to cover it."""
     if topology.find(address) is not None:
-        return (address, *(bridge.address for bridge in topology.ancestors(address)))
+        return topology.path(address)
     return (address, *(bridge.address for bridge in topology if behind(address, bridge)))
 
 
@@ -66,9 +76,8 @@ class Leases:
         return max(found, key=lambda lease: (lease.reach is Reach.RESET, lease.rank), default=None)
 
     def quarantine(self, address: Address) -> Quarantine | None:
-        """Return the quarantine that the function is in: that of its port, or of one above."""
-        path = chain(address, self.topology)
-        return next((one for one in self.listed.quarantines if one.port in path), None)
+        """Return the quarantine that the function is in: the highest, of its port or of one above."""
+        return quarantine_over(chain(address, self.topology), self.listed.quarantines)
 
     def concern(self, address: Address) -> bool:
         """Tell whether a lease covers the function, or a quarantine holds it: then it is not judged."""

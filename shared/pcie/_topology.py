@@ -143,6 +143,10 @@ class Topology(msgspec.Struct, frozen=True):
                 found.append(function)
         return tuple(found)
 
+    def path(self, address: Address) -> tuple[Address, ...]:
+        """Return `address` and the bridges above it, nearest first: where what covers it is taken."""
+        return (address, *(bridge.address for bridge in self.ancestors(address)))
+
     def port_above(self, address: Address) -> Function | None:
         """Return the nearest root port or switch downstream port above: the one whose link leads to `address`."""
         return next((bridge for bridge in self.ancestors(address) if bridge.is_port), None)

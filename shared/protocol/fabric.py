@@ -7,6 +7,7 @@ with the same id and `execute` with the same `n` are answered again, not execute
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from enum import IntEnum, StrEnum
 
 import msgspec
@@ -207,6 +208,17 @@ class Quarantine(msgspec.Struct, frozen=True, kw_only=True):
     slots: tuple[SavedSlot, ...] = ()
     functions: tuple[SavedFunction, ...] = ()
     links: tuple[SavedLink, ...] = ()
+
+    @property
+    def release(self) -> str:
+        """The command that ends it."""
+        return f"holdfast quarantine release {self.port}"
+
+
+def quarantine_over(path: Sequence[Address], quarantines: Iterable[Quarantine]) -> Quarantine | None:
+    """Return the highest quarantine on a path (nearest first): those below it can end only after it."""
+    by_port = {one.port: one for one in quarantines}
+    return next((by_port[address] for address in reversed(path) if address in by_port), None)
 
 
 # --- The five commands ---

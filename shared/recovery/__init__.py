@@ -6,11 +6,11 @@ them over the bus under its token, the fabric at the hardware, a test over a bar
 
 from ._close import LeaseClosed, SlotClosed, Verdict, close_lease, close_slot
 from ._degraded import link_read, links_now, saved_link
-from ._effects import Do, Effect, Logic, Note, Pause, Step, modify, read, values, write
+from ._effects import Do, Effect, Logic, Note, Pause, Step, ask, modify, read, write
 from ._forward import PortOutcome, Verified, roll_forward, settle
 from ._hopeless import hopeless
-from ._link import Bounds, PortState, hold_down, look_at, release
-from ._port import PortView, port_reads, port_view
+from ._link import Bounds, PortState, hold_down, release
+from ._port import PortView, look_at, port_reads, port_view
 from ._quiet import found_reporting, hush, quiet_registers, silenced
 from ._restore import is_firmwares
 from ._verify import Finding, command_read, find, identify, identity_reads, verify
@@ -31,6 +31,7 @@ __all__ = [
     "Step",
     "Verdict",
     "Verified",
+    "ask",
     "close_lease",
     "close_slot",
     "command_read",
@@ -55,7 +56,6 @@ __all__ = [
     "saved_link",
     "settle",
     "silenced",
-    "values",
     "verify",
     "write",
 ]

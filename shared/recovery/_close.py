@@ -26,8 +26,8 @@ from shared.pcie.errors import PROVOKED_CORRECTABLE, PROVOKED_UNCORRECTABLE
 from shared.protocol.fabric import FunctionOutcome, Lease, Operation, Result, SavedFunction, SavedSlot
 
 from ._degraded import degraded_ports, marked
-from ._effects import Do, Logic, modify, read, values, write
-from ._port import port_reads, port_view
+from ._effects import Do, Logic, ask, modify, read, write
+from ._port import look_at
 from ._quiet import speak
 from ._verify import Finding, verify
 
@@ -258,7 +258,7 @@ def _look(port: Function, saved: tuple[SavedFunction, ...], topology: Topology, 
     ]
     if aer:
         operations.append(read(port.address, aer + reg.UNCORRECTABLE_STATUS.offset, 4))
-    got = [value for value in values((yield Do(tuple(operations)))) if answered(value)]
+    got = [value for value in (yield from ask(operations)) if answered(value)]
     if len(got) != len(operations):
         return _Look(None, 0, link_active=False, surprise_down=False, findings=findings)
     control, link, status, *errors = got
@@ -345,7 +345,7 @@ def _gone(address: Address, topology: Topology) -> Logic[bool]:
     for port in topology.ancestors(address):
         if port.slot is None:
             continue
-        view = port_view(port, values((yield Do(port_reads(port)))))
+        view = yield from look_at(port)
         if view is not None:
             held_down = view.in_reset or view.disabled or view.contained
             return view.present is False and (view.out_of_band or not held_down)

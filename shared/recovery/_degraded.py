@@ -23,7 +23,7 @@ from shared.pcie.registers import (
 )
 from shared.protocol.fabric import FunctionOutcome, Operation, Result, SavedLink
 
-from ._effects import Do, Logic, Note, Step, modify, read, values
+from ._effects import Do, Logic, Note, Step, ask, modify, read
 from ._link import Bounds, PortState, await_trained
 
 
@@ -47,7 +47,7 @@ def is_less(now: SavedLink, before: SavedLink) -> bool:
 def links_now(links: Iterable[SavedLink], topology: Topology) -> Logic[dict[Address, SavedLink]]:
     """Return what those of `links` that are up have negotiated now."""
     ports = tuple(port for link in links if (port := topology.find(link.port)) is not None)
-    held = values((yield Do(tuple(link_read(port) for port in ports)))) if ports else ()
+    held = yield from ask(link_read(port) for port in ports)
     found = {}
     for port, status in zip(ports, held, strict=True):
         now = saved_link(port, status) if answered(status) else None

@@ -6,7 +6,7 @@ fabric (at the hardware, when it closes) and a test (over a bare config space) a
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from enum import StrEnum
 from typing import Any, TypeAlias, TypeVar
 
@@ -78,7 +78,11 @@ def modify(function: Address, offset: int, width: int, *, mask: int, value: int)
     return Operation(verb=Verb.MODIFY, function=function, offset=offset, width=width, mask=mask, value=value)
 
 
-def values(sent: Any) -> tuple[Value, ...]:
-    """Name the type of what Do is answered with."""
-    answer: tuple[Value, ...] = sent
+def ask(operations: Iterable[Operation]) -> Logic[tuple[Value, ...]]:
+    """Execute these as one step; return a value for each. Nothing is done for nothing."""
+    asked = tuple(operations)
+    if not asked:
+        return ()
+    answer: tuple[Value, ...] = yield Do(asked)
+    assert len(answer) == len(asked)
     return answer

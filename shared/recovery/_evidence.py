@@ -21,7 +21,7 @@ from shared.pcie.registers import (
 )
 from shared.protocol.fabric import Operation
 
-from ._effects import Do, Logic, Note, Step, read, values, write
+from ._effects import Do, Logic, Note, Step, ask, read, write
 from ._restore import Known
 
 _EVERY_BIT: Final = 0xFFFF_FFFF
@@ -46,7 +46,7 @@ def settle_errors(functions: tuple[Known, ...], *, rp_pio: tuple[Known, ...] = (
         read(known.saved.address, known.function.capabilities.dpc + RP_PIO_STATUS.offset, RP_PIO_STATUS.width)
         for known in rp_pio
     ]
-    held = values((yield Do(tuple(reads)))) if reads else ()
+    held = yield from ask(reads)
     found: list[tuple[Known, ErrorRegisters]] = []
     start = 0
     for known, registers in zip(functions, asked, strict=True):

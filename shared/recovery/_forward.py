@@ -46,7 +46,7 @@ from shared.pcie import Address, Function, Topology, timing
 from shared.protocol.fabric import FunctionOutcome, Lease, Rank, Reach, Result
 
 from ._degraded import degraded_ports, marked, regain
-from ._effects import Do, Logic, Note, Pause, Step, values
+from ._effects import Logic, Note, Pause, Step, ask
 from ._evidence import settle_errors
 from ._link import Bounds, PortState, await_link, await_ready, hold_down, release, release_bus, still_up
 from ._moved import in_place
@@ -333,7 +333,7 @@ class _Walk:
         """Look at all ports of the domain in one step; those that do not answer are left out."""
         ports = tuple(known for known in self._known.values() if known.function.is_port)
         asked = [port_reads(known.function) for known in ports]
-        held = values((yield Do(tuple(chain.from_iterable(asked))))) if asked else ()
+        held = yield from ask(chain.from_iterable(asked))
         found = []
         start = 0
         for known, reads in zip(ports, asked, strict=True):

@@ -22,8 +22,8 @@ from shared.pcie.registers import (
     LinkControl,
 )
 
-from ._effects import Do, Logic, Note, Pause, Step, modify, read, values, write
-from ._port import PortView, port_reads, port_view
+from ._effects import Do, Logic, Note, Pause, Step, ask, modify, read, write
+from ._port import PortView, look_at, port_reads, port_view
 from ._restore import Known
 from ._verify import is_ready, presence_read
 
@@ -50,11 +50,6 @@ class PortState(StrEnum):
     LOST = "lost"  # the link went down again while its functions were awaited: to be released and awaited anew
     FIRMWARE = "firmware"  # contained, and only the firmware may have it released
     UNSTABLE = "unstable"  # it was up and went down again, as often as it was tried
-
-
-def look_at(port: Function) -> Logic[PortView | None]:
-    """Read the port; None if it does not answer."""
-    return port_view(port, values((yield Do(port_reads(port)))))
 
 
 def release(
@@ -104,7 +99,7 @@ def hold_down(port: Function) -> Logic[None]:
 def release_bus(bridge: Function) -> Logic[PortState]:
     """Clear Secondary Bus Reset of a bridge that is no port, and wait as its conventional bus asks. It has no link."""
     at, width = BRIDGE_CONTROL.offset, BRIDGE_CONTROL.width
-    (control,) = values((yield Do((read(bridge.address, at, width),))))
+    (control,) = yield from ask((read(bridge.address, at, width),))
     if not answered(control):
         return PortState.NO_ANSWER
     bit = int(BridgeControl.SECONDARY_BUS_RESET)
@@ -204,7 +199,7 @@ def await_ready(port: Function | None, functions: tuple[Known, ...], bounds: Bou
     for delay in _delays():
         reads = () if port is None else port_reads(port)
         polls = tuple(presence_read(known.function) for known in waiting)
-        held = values((yield Do((*reads, *polls))))
+        held = yield from ask((*reads, *polls))
         if port is not None and (state := _link_lost(port, port_view(port, held[: len(reads)]))) is not None:
             return _Awaited(state, waiting)
         answers = dict(zip(waiting, held[len(reads) :], strict=True))

@@ -15,7 +15,7 @@ from shared.pcie import Capabilities, answered
 from shared.pcie.registers import CapabilityId, ExtendedId
 from shared.protocol.fabric import Operation, SavedRegister
 
-from ._effects import Do, Logic, read, values
+from ._effects import Logic, ask, read
 from ._restore import Known
 
 _HEADER_END: Final = 0x40  # the first byte behind the header that every function has
@@ -32,7 +32,7 @@ _IDS: Final[dict[str, int]] = {
 def in_place(known: Known) -> Logic[Known]:
     """Return `known` without the registers of capabilities that are no longer where they were."""
     bases = {base: _IDS[name] for name, base in msgspec.structs.asdict(known.function.capabilities).items() if base}
-    held = values((yield Do(tuple(_header(known, base) for base in bases)))) if bases else ()
+    held = yield from ask(_header(known, base) for base in bases)
     gone = {base for (base, wanted), got in zip(bases.items(), held, strict=True) if not answered(got) or got != wanted}
     kept = tuple(one for one in known.saved.registers if _base(one, tuple(bases)) not in gone)
     return msgspec.structs.replace(known, saved=msgspec.structs.replace(known.saved, registers=kept))

@@ -28,7 +28,7 @@ from shared.pcie.registers import (
 )
 from shared.protocol.fabric import Operation
 
-from ._effects import read
+from ._effects import Logic, ask, read
 
 
 class PortView(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,3 +93,8 @@ def port_view(port: Function, held: tuple[Value, ...]) -> PortView | None:
         present=None if port.slot is None else bool(slot_status & SlotStatus.PRESENCE),
         out_of_band=bool(slot_control & SlotControl.IN_BAND_PRESENCE_DISABLE),
     )
+
+
+def look_at(port: Function) -> Logic[PortView | None]:
+    """Read the port; None if it does not answer."""
+    return port_view(port, (yield from ask(port_reads(port))))

@@ -45,7 +45,7 @@ from shared.pcie.registers import (
 )
 from shared.protocol.fabric import Operation, SavedFunction, SavedRegister, SavedReporting, SavedSlot
 
-from ._effects import Do, Logic, Pause, modify, read, values, write
+from ._effects import Do, Logic, Pause, ask, modify, read, write
 from ._quiet import silenced
 from ._verify import Finding, judge, verify_reads
 
@@ -69,7 +69,7 @@ class Known(msgspec.Struct, frozen=True):
 def look(functions: tuple[Known, ...]) -> Logic[tuple[Finding, ...]]:
     """Ask all functions who they are, and whether they are set up, in one step."""
     asked = [verify_reads(known.function, known.saved) for known in functions]
-    held = values((yield Do(tuple(chain.from_iterable(asked))))) if asked else ()
+    held = yield from ask(chain.from_iterable(asked))
     found = []
     start = 0
     for known, reads in zip(functions, asked, strict=True):
@@ -86,7 +86,7 @@ def wake(functions: tuple[Known, ...]) -> Logic[None]:
     """
     able = tuple((known, at) for known in functions if (at := _power_control(known)) is not None)
     reads = tuple(read(known.saved.address, at, PM_CONTROL.width) for known, at in able)
-    held = values((yield Do(reads))) if reads else ()
+    held = yield from ask(reads)
     asleep = tuple(
         modify(known.saved.address, at, PM_CONTROL.width, mask=PM_POWER_STATE, value=0)
         for (known, at), now in zip(able, held, strict=True)
@@ -114,7 +114,7 @@ def restore(functions: tuple[Known, ...]) -> Logic[None]:
         reads = tuple(read(known.saved.address, register.offset, register.width) for known, register in wanted)
         if not reads:
             return
-        held = values((yield Do(reads)))
+        held = yield from ask(reads)
         writes = _corrections(wanted, held)
         if not writes:
             return

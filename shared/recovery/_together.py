@@ -8,7 +8,9 @@ from __future__ import annotations
 from itertools import chain
 from typing import Any
 
-from ._effects import Do, Logic, Note, Pause, values
+from shared.pcie import Value
+
+from ._effects import Do, Logic, Note, Pause
 
 
 class _Strand:
@@ -63,13 +65,9 @@ def together(*logics: Logic[None]) -> Logic[None]:
 
 def _ask(asking: tuple[tuple[_Strand, Do], ...]) -> Logic[float]:
     """Execute all as one step, hand each its share of the answer, and return the clock."""
-    sent = values(
-        (
-            yield Do(
-                tuple(chain.from_iterable(do.operations for _, do in asking)),
-                tuple(chain.from_iterable(do.provided for _, do in asking)),
-            )
-        )
+    sent: tuple[Value, ...] = yield Do(
+        tuple(chain.from_iterable(do.operations for _, do in asking)),
+        tuple(chain.from_iterable(do.provided for _, do in asking)),
     )
     now: float = yield Pause(0.0)
     start = 0

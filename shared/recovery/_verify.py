@@ -15,7 +15,7 @@ from shared.pcie import NO_ANSWER, Address, Function, Identity, IdentityField, T
 from shared.pcie import registers as reg
 from shared.protocol.fabric import Operation, SavedFunction
 
-from ._effects import Do, Logic, read, values
+from ._effects import Logic, ask, read
 
 _VENDOR: Final = 0xFFFF  # §7.5.1.1.1: below the Device ID
 _CLASS_SHIFT: Final = 8  # §7.5.1.1.6: the class code stands above the revision
@@ -140,7 +140,7 @@ def verify(
         if function is None:
             findings.append(Finding(function=one.address, answers=False))
             continue
-        sent = values((yield Do(verify_reads(function, one))))
+        sent = yield from ask(verify_reads(function, one))
         findings.append(judge(function, one, sent, accept=(*accept, *one.accept)))
     return tuple(findings)
 

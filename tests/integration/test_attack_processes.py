@@ -269,7 +269,7 @@ async def test_p9_an_error_of_a_card_that_was_seated_later_is_recovered_when_it_
     since = bench.mark()
     await bench.inject("dpc", port, reason="uncorrectable")
     await entered(bench, port, "resume", since)
-    await bench.inject("error", card, names=["CmpltTO"], severity="nonfatal")
+    await bench.inject("error", card, names=["CmpltAbrt"], severity="nonfatal")
     waiting = await bench.wait_fact(What.RECOVERY_WAITING, port, since=since)
 
     async def acknowledged() -> bool | None:

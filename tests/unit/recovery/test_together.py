@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from shared.pcie import Address
-from shared.recovery import Do, Logic, Note, Pause, Step, read, values
+from shared.recovery import Do, Logic, Note, Pause, Step, ask, read
 from shared.recovery._together import together
 
 A, B = Address.parse("01:00.0"), Address.parse("02:00.0")
@@ -9,7 +9,7 @@ A, B = Address.parse("01:00.0"), Address.parse("02:00.0")
 
 def poll(function: Address, times: int, seconds: float, got: list[object]) -> Logic[None]:
     for _ in range(times):
-        got.extend(values((yield Do((read(function, 0, 2),)))))
+        got.extend((yield from ask((read(function, 0, 2),))))
         yield Pause(seconds)
     yield Note(Step.READY, {"port": str(function)})
 

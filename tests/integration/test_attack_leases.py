@@ -6,6 +6,8 @@ import json
 import signal
 import sys
 
+import pytest
+
 from shared.pcie import Address
 from shared.pcie.registers import SlotControl
 from shared.protocol import subjects
@@ -87,6 +89,7 @@ async def test_p2_a_reset_inside_a_hold_ends_although_the_coordinator_dies_in_it
     assert told.count("reset_done") == 1
 
 
+@pytest.mark.campaign
 async def test_p2_a_root_port_that_stays_busy_ends_in_quarantine_and_only_presence_speaks(fleet: StartFleet) -> None:
     text = BENCH.replace("dpc = true\nslot = {number = 1}", "dpc = true\nrp_busy_s = 3600.0\nslot = {number = 1}", 1)
     bench = await fleet(text)
@@ -103,6 +106,7 @@ async def test_p2_a_root_port_that_stays_busy_ends_in_quarantine_and_only_presen
     assert [one.port for one in (await bench.leases()).quarantines] == [PORT]
 
 
+@pytest.mark.campaign
 async def test_p2_a_hold_whose_user_falls_silent_is_rolled_forward_and_unmasked(fleet: StartFleet) -> None:
     bench = await fleet(BENCH, environment={"HOLDFAST_ALLOWED_S": "1"})
     since = bench.mark()

@@ -122,6 +122,7 @@ async def test_p9_asking_again_to_recover_a_healthy_port_masks_and_resets_nothin
     assert not opened(bench, since, PORT)
 
 
+@pytest.mark.campaign
 @pytest.mark.asyncio(loop_scope="module")
 async def test_p2_a_lease_that_is_lost_again_and_again_ends_unmasked_still(quick: Bench) -> None:
     """However often a successor fails, another one follows: nobody else would end the mask."""
@@ -174,6 +175,7 @@ async def test_p2_the_bus_loses_its_memory_in_the_middle_of_a_masked_reset(fleet
     assert await enables(bench, [PORT]) == before
 
 
+@pytest.mark.campaign
 async def test_p2_a_fabric_started_while_the_machine_is_away_unmasks_when_it_is_back(fleet: StartFleet) -> None:
     bench = await fleet(BENCH, environment=QUICK)
     async with keeps(bench, str(PORT), resets=True):

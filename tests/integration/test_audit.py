@@ -105,7 +105,6 @@ async def test_p10_in_the_middle_of_a_recovery_its_lease_explains_containment_an
             pytest.param(reg.BRIDGE_CONTROL, "", 0, "errors_not_forwarded", id="bridge SERR"),
             pytest.param(reg.SLOT_CONTROL, "express", 0x0020, "masked", id="PDCE and DLLSCE"),
         ],
-        0,
         3,
     ),
 )

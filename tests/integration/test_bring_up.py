@@ -111,7 +111,7 @@ async def enabled_once(bench: Bench, lease: str, since: int) -> None:
     assert (device.present, device.driver) == (True, "nvme")
 
 
-@pytest.mark.parametrize("wait", some_of(WAITS, 1, 3))
+@pytest.mark.parametrize("wait", some_of(WAITS, 1))
 async def test_p5_containment_in_a_wait_of_a_bring_up_is_recovered_at_once_and_the_card_enabled_once(
     bench: Bench, wait: str
 ) -> None:

@@ -12,6 +12,7 @@ import pytest_asyncio
 from shared.protocol import subjects
 from shared.protocol.fabric import Rank
 from shared.protocol.facts import What
+from tests.integration.campaign import some_of
 from tests.integration.cluster import BUCKET, COORDINATORS, HOSTS, Cluster, contained, kept, other
 from tests.integration.promises import keeps
 
@@ -43,7 +44,7 @@ async def test_p6_two_hosts_are_shared_by_two_coordinators_and_recover_at_the_sa
             await kept(bench, 1, lease)
 
 
-@pytest.mark.parametrize(("led", "port"), [(True, 2), (False, 3)])
+@pytest.mark.parametrize(("led", "port"), some_of([(True, 2), (False, 3)], 0))
 async def test_p2_a_nats_server_killed_in_the_middle_of_a_recovery_which_goes_on(
     cluster: Cluster, *, led: bool, port: int
 ) -> None:
